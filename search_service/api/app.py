@@ -1,0 +1,94 @@
+"""The composition root of the API process: settings, database, routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+
+from search_service.api import health, problems, searches
+from search_service.api.body_limit import BodyLimit
+from search_service.api.schemas import Problem
+from search_service.domain.errors import DatabaseUnavailable
+from search_service.settings import Settings
+from search_service.storage.database import Database
+
+DESCRIPTION = """\
+A model meta-trained with MAML adapts to a new task from a few examples, again and again. A **Λ-pattern** says which
+units of the network are updated at which inner step. Submit a search; it finds the fastest Λ-pattern whose quality loss
+stays under your threshold, and proves it on tasks the search never saw.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The API as an ASGI application; ``uvicorn --factory search_service.api.app:create_app`` serves it.
+
+    Args:
+        settings: read from the environment unless given.
+
+    Raises:
+        DatabaseUnavailable: no database is named, or its URL cannot be read.
+    """
+    settings = settings or Settings()
+    if settings.database_url is None:
+        raise DatabaseUnavailable(
+            "no database is named: set LAMBDA_SEARCH_DATABASE_URL, or let `lambda-search up` start one"
+        )
+    database = Database(settings.database_url)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    app = _Api(
+        title="Lambda Search",
+        version=_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses={
+            500: {"model": Problem, "description": "The service failed"},
+            503: {"model": Problem, "description": "The database does not answer"},
+        },
+    )
+    app.state.settings = settings
+    app.state.database = database
+    problems.install(app)
+    app.add_middleware(BodyLimit)
+    app.include_router(health.router)
+    app.include_router(searches.router)
+    return app
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, whose errors are problems and not what FastAPI takes them for."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    _describe_problems(operation["responses"])
+            for unused in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(unused, None)
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def _describe_problems(responses: dict[str, Any]) -> None:
+    # FastAPI promises a 422 of its own wherever a path has a parameter; a search's id is any text, so there is none.
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+    for status, response in responses.items():
+        if int(status) >= 400:
+            response["content"] = {problems.MEDIA_TYPE: response["content"].pop("application/json")}
+
+
+def _version() -> str:
+    try:
+        return version("lambda-search")
+    except PackageNotFoundError:
+        # Run from a checkout that was not installed.
+        return "0"

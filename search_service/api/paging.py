@@ -1,0 +1,70 @@
+"""Cursors: where the next page begins, as text that callers hand back and do not read."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from uuid import UUID
+
+from search_service.domain.errors import LambdaSearchError
+
+_SEPARATOR = " "
+_MAX_POSITION = 2**31 - 1
+
+
+class InvalidCursor(LambdaSearchError, ValueError):
+    """A cursor is not one that this service gave."""
+
+    def __init__(self, cursor: str) -> None:
+        self.cursor = cursor
+        super().__init__("this is no cursor of this list; hand back a next_cursor as it was given, or none to begin")
+
+
+def search_cursor(created_at: datetime, search_id: UUID) -> str:
+    """The cursor after a search in the list of searches."""
+    return _encode(f"{created_at.isoformat()}{_SEPARATOR}{search_id}")
+
+
+def read_search_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """Read what ``search_cursor`` wrote.
+
+    Raises:
+        InvalidCursor: it did not write this.
+    """
+    try:
+        created_at, search_id = _decode(cursor).split(_SEPARATOR)
+        position = datetime.fromisoformat(created_at), UUID(search_id)
+    except ValueError as error:
+        raise InvalidCursor(cursor) from error
+    if position[0].tzinfo is None:
+        raise InvalidCursor(cursor)
+    return position
+
+
+def trial_cursor(number: int) -> str:
+    """The cursor after a trial in the list of a search's trials."""
+    return _encode(str(number))
+
+
+def read_trial_cursor(cursor: str) -> int:
+    """Read what ``trial_cursor`` wrote.
+
+    Raises:
+        InvalidCursor: it did not write this.
+    """
+    try:
+        number = int(_decode(cursor))
+    except ValueError as error:
+        raise InvalidCursor(cursor) from error
+    if not 0 <= number <= _MAX_POSITION:
+        raise InvalidCursor(cursor)
+    return number
+
+
+def _encode(position: str) -> str:
+    return base64.urlsafe_b64encode(position.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> str:
+    # Every way of failing here is a ValueError.
+    return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")

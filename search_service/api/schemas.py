@@ -1,0 +1,265 @@
+"""What the API sends and takes: wire views, made from rows here and nowhere else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi.openapi.models import Example
+from pydantic import BaseModel, ConfigDict, Field
+
+from search_service.domain.search import Phase, SearchSpec, SearchStatus
+from search_service.storage import codec
+from search_service.storage.tables import SearchRow, TrialRow
+from search_service.storage.trials import TrialState
+
+PREFIX = "/v1"
+
+SPEC_EXAMPLES: dict[str, Example] = {
+    "glyphs": {
+        "summary": "Drawn characters, 5-way 1-shot; needs no dataset",
+        "value": {
+            "name": "glyphs, 5-way 1-shot",
+            "tasks": {"family": "glyphs", "ways": 5, "shots": 1, "queries": 15},
+            "model": {"network": "conv4", "filters": 32},
+            "meta_training": {"inner_steps": 5, "inner_rate": 0.1, "iterations": 2000},
+            "max_degradation": 0.01,
+        },
+    },
+    "omniglot": {
+        "summary": "Omniglot with strided convolutions; needs the dataset",
+        "value": {
+            "name": "omniglot, 5-way 1-shot",
+            "tasks": {"family": "omniglot", "ways": 5, "shots": 1, "queries": 15},
+            "model": {"network": "conv4", "filters": 64, "pooling": "stride"},
+            "meta_training": {"order": "second", "inner_steps": 1, "inner_rate": 0.4, "iterations": 20000},
+            "space": {"max_steps": 5},
+            "max_degradation": 0.01,
+            "confidence": 0.95,
+        },
+    },
+    "sinusoid": {
+        "summary": "Regression: a tenth of the baseline's error may be lost",
+        "value": {
+            "name": "sinusoid",
+            "tasks": {"family": "sinusoid", "shots": 10, "queries": 100},
+            "model": {"network": "mlp", "hidden": [40, 40]},
+            "meta_training": {"inner_steps": 5, "inner_rate": 0.01, "iterations": 5000},
+            "degradation": "relative",
+            "max_degradation": 0.1,
+        },
+    },
+}
+
+_WIRE = ConfigDict(use_attribute_docstrings=True)
+
+
+class FieldProblemView(BaseModel):
+    """One field that was refused, and why."""
+
+    model_config = _WIRE
+
+    field: str
+    reason: str
+
+
+class Problem(BaseModel):
+    """Why a request was not answered (RFC 9457)."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:lambda-search:problem:invalid-spec",
+                    "title": "The search spec cannot be run",
+                    "status": 422,
+                    "detail": "tasks.shots: value must be 1 to 100, not 1000",
+                    "instance": "/v1/searches",
+                    "errors": [{"field": "tasks.shots", "reason": "value must be 1 to 100, not 1000"}],
+                }
+            ]
+        },
+    )
+
+    type: str
+    """Which problem this is, for programs; the last part never changes its meaning."""
+    title: str
+    """Which problem this is, for people."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What happened this time."""
+    instance: str
+    """The path that was asked."""
+    errors: list[FieldProblemView] | None = None
+    """The fields at fault, where fields are."""
+
+
+class SearchLinks(BaseModel):
+    """Where to ask further."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    self_: Annotated[str, Field(alias="self")]
+    trials: str
+    result: str
+
+
+class SearchView(BaseModel):
+    """A search as it stands."""
+
+    model_config = _WIRE
+
+    id: UUID
+    name: str
+    """What its spec calls it."""
+    status: SearchStatus
+    phase: Phase | None
+    """What it is doing, or was doing when it ended; null before it runs."""
+    progress: Annotated[dict[str, Any], Field(examples=[{"done": 3, "total": 8, "unit": "blocks"}])]
+    """What the phase has done."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    elapsed_s: float
+    """Seconds from submission to the end, or to now."""
+    phase_seconds: dict[str, float]
+    """Seconds of each finished phase."""
+    spec: SearchSpec
+    """What was asked for, every default written out."""
+    checkpoint: str | None
+    """Identity of the model that adapts, once there is one."""
+    problem: Annotated[
+        dict[str, Any] | None,
+        Field(examples=[{"title": "The evaluator failed", "detail": "out of memory", "phase": "search"}]),
+    ]
+    """Why it failed; null unless it did."""
+    links: SearchLinks
+
+    @classmethod
+    def of(cls, row: SearchRow, now: datetime) -> SearchView:
+        """The view of a search, ``now`` being the database's clock."""
+        spec = codec.stored_spec(row.spec)
+        return cls(
+            id=row.id,
+            name=spec.name,
+            status=SearchStatus(row.status),
+            phase=None if row.phase is None else Phase(row.phase),
+            progress=row.progress,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            elapsed_s=max(0.0, ((row.finished_at or now) - row.created_at).total_seconds()),
+            phase_seconds=row.phase_seconds,
+            spec=spec,
+            checkpoint=row.checkpoint,
+            problem=row.problem,
+            links=SearchLinks(
+                self_=search_path(row.id),
+                trials=f"{search_path(row.id)}/trials",
+                result=f"{search_path(row.id)}/result",
+            ),
+        )
+
+
+class SearchPage(BaseModel):
+    """Searches, newest first."""
+
+    model_config = _WIRE
+
+    searches: list[SearchView]
+    next_cursor: str | None
+    """Give it as `cursor` to see the searches before these; null when there are none."""
+
+
+class TrialView(BaseModel):
+    """A candidate being judged. Figures are of validation classes, save under `confirmation`."""
+
+    model_config = _WIRE
+
+    number: int
+    pattern: Annotated[str, Field(examples=["00111@2"])]
+    """The candidate's Λ-pattern, in canonical text."""
+    state: TrialState
+    blocks: int
+    """Blocks of episodes judged."""
+    quality: float | None
+    """Mean quality on the judged episodes."""
+    degradation: float | None
+    """Mean paired quality loss against the baseline."""
+    degradation_se: float | None
+    """Its standard error."""
+    latency_s: float | None
+    """Median seconds of one adaptation."""
+    speedup: float | None
+    """Against this engine's own baseline."""
+    reason: str | None
+    """Why it was dropped, kept or answered."""
+    confirmation: dict[str, Any] | None
+    """The certificate's figures, of confirmation classes."""
+
+    @classmethod
+    def of(cls, row: TrialRow) -> TrialView:
+        """The view of a trial."""
+        return cls(
+            number=row.number,
+            pattern=row.candidate,
+            state=TrialState(row.state),
+            blocks=row.blocks,
+            quality=row.quality,
+            degradation=row.degradation,
+            degradation_se=row.degradation_se,
+            latency_s=row.latency_s,
+            speedup=row.speedup,
+            reason=row.reason,
+            confirmation=row.confirmation,
+        )
+
+
+class TrialPage(BaseModel):
+    """Trials of a search, by number."""
+
+    model_config = _WIRE
+
+    trials: list[TrialView]
+    next_cursor: str | None
+    """Give it as `cursor` to see the trials after these; null when there are none."""
+
+
+class SearchQuery(BaseModel):
+    """Which searches to list."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    cursor: str | None = None
+    """A `next_cursor` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    """Searches per page."""
+    status: SearchStatus | None = None
+    """Only searches in this status."""
+
+
+class TrialQuery(BaseModel):
+    """Which trials to list."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    cursor: str | None = None
+    """A `next_cursor` of the page before."""
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Trials per page."""
+    state: TrialState | None = None
+    """Only trials in this state."""
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Annotated[str, Field(examples=["alive"])]
+
+
+def search_path(search_id: UUID) -> str:
+    """Where a search is."""
+    return f"{PREFIX}/searches/{search_id}"

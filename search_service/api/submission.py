@@ -1,0 +1,71 @@
+"""Submitting a search: what cannot be run is refused before anything is stored."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from search_service import queue
+from search_service.domain.errors import InvalidSpec, NotFound
+from search_service.domain.search import SearchSpec, check_space_is_listable
+from search_service.storage import checkpoints, codec, searches, workers
+from search_service.storage.codec import CheckpointConfig
+from search_service.storage.tables import SearchRow
+
+
+def submit(session: Session, spec: SearchSpec, max_running: int) -> SearchRow:
+    """Store a search and let it run if there is room, in the session's own transaction.
+
+    Raises:
+        InvalidSpec: no worker can run it, or its checkpoint does not fit; names the field.
+    """
+    _check_device(session, spec)
+    trained_steps = _trained_steps(session, spec)
+    check_space_is_listable(len(spec.model.unit_names), spec.max_steps(trained_steps))
+    row = searches.add(session, spec)
+    queue.admit(session, spec.device, max_running)
+    return row
+
+
+def _check_device(session: Session, spec: SearchSpec) -> None:
+    announced = workers.announced(session)
+    serving = [worker for worker in announced if worker.device == spec.device]
+    if not serving:
+        devices = ", ".join(sorted({worker.device for worker in announced})) or "none; start a worker first"
+        raise InvalidSpec("device", f"no worker has announced device '{spec.device}'; announced: {devices}")
+    family = spec.tasks.family
+    reasons = [worker.families.get(family, "it does not know this family") for worker in serving]
+    if all(reason is not None for reason in reasons):
+        raise InvalidSpec("tasks.family", f"no worker on '{spec.device}' can draw {family}: {reasons[0]}")
+
+
+def _trained_steps(session: Session, spec: SearchSpec) -> int:
+    if spec.meta_training is not None:
+        return spec.meta_training.inner_steps
+    assert spec.checkpoint is not None, "a spec has one or the other"
+    try:
+        stored = checkpoints.get(session, spec.checkpoint)
+    except NotFound as error:
+        raise InvalidSpec("checkpoint", str(error)) from error
+    config = codec.checkpoint_config_from_json(stored.config)
+    _check_checkpoint_fits(spec, config)
+    return config.meta_training.inner_steps
+
+
+def _check_checkpoint_fits(spec: SearchSpec, config: CheckpointConfig) -> None:
+    for name in ("network", "filters", "pooling", "hidden"):
+        made, asked = getattr(config.model, name), getattr(spec.model, name)
+        if made != asked:
+            raise InvalidSpec(f"model.{name}", f"the checkpoint has {made}, the spec asks for {asked}")
+    if spec.tasks.is_regression != config.tasks.is_regression:
+        raise InvalidSpec(
+            "tasks.family",
+            f"the checkpoint was trained on {config.tasks.family}, whose quality is {config.tasks.metric}",
+        )
+    if spec.tasks.outputs != config.tasks.outputs:
+        raise InvalidSpec(
+            "tasks.ways", f"the checkpoint has {config.tasks.outputs} outputs, these tasks need {spec.tasks.outputs}"
+        )
+    if spec.norm_statistics != config.norm_statistics:
+        raise InvalidSpec(
+            "norm_statistics", f"the checkpoint was trained under '{config.norm_statistics}', the spec says otherwise"
+        )

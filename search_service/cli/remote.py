@@ -1,0 +1,154 @@
+"""Commands that talk to a running service: submit, watch, result, list, cancel."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search_service.cli.exits import BadSpec
+from search_service.cli.spec_file import read_spec
+from search_service.client import ApiProblem, Client, SearchView
+from search_service.domain.errors import FieldProblem, SearchCancelled, SearchFailed
+from search_service.domain.search import SearchStatus
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+Url = Annotated[str, typer.Option("--url", envvar="LAMBDA_SEARCH_URL", help="Where the service is.")]
+SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="A search spec in YAML or JSON; - for standard input.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON, for programs.")]
+
+
+def submit(
+    file: SpecFile,
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the result and show it.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Submit a search and print its id."""
+    spec = read_spec(file)
+    with Client(url) as client:
+        view = submit_spec(client, spec, str(file))
+        if watch:
+            print(f"submitted {view['id']}", file=sys.stderr)
+            _watch(client, view["id"], as_json)
+        elif as_json:
+            print_json(dict(view))
+        else:
+            print(view["id"])
+
+
+def watch(search_id: SearchId, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+    """Show how a search goes until it is over, then its result."""
+    with Client(url) as client:
+        _watch(client, search_id, as_json)
+
+
+def result(
+    search_id: SearchId,
+    as_json: Json = False,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the JSON here.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show the result of a search."""
+    with Client(url) as client:
+        document = client.result(search_id)
+    if output is not None:
+        write_document(document, output)
+    print_result(document, as_json)
+
+
+def list_searches(
+    as_json: Json = False,
+    status: Annotated[SearchStatus | None, typer.Option(help="Only searches in this status.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """List searches, newest first."""
+    from search_service.cli.show import show_searches, stdout_console
+
+    with Client(url) as client:
+        views = list(client.list(status))
+    if as_json:
+        print_json(views)
+    elif views:
+        show_searches(views, stdout_console())
+    else:
+        print("no searches")
+
+
+def cancel(search_id: SearchId, url: Url = DEFAULT_URL) -> None:
+    """Cancel a search that is queued or running."""
+    with Client(url) as client:
+        view = client.cancel(search_id)
+    print(f"{view['id']} {view['status']}")
+
+
+def submit_spec(client: Client, spec: dict[str, Any], source: str) -> SearchView:
+    """Submit, and let a refusal read like any other fault of the spec.
+
+    Raises:
+        BadSpec: the service refuses the spec.
+    """
+    try:
+        return client.submit(spec)
+    except ApiProblem as problem:
+        if problem.is_refused_document:
+            raise BadSpec(source, problem.errors or [FieldProblem("spec", str(problem))]) from problem
+        raise
+
+
+def check_succeeded(view: SearchView) -> None:
+    """Let a search that ended without a result be an error.
+
+    Raises:
+        SearchFailed: it failed; says why.
+        SearchCancelled: somebody cancelled it.
+    """
+    match SearchStatus(view["status"]):
+        case SearchStatus.CANCELLED:
+            raise SearchCancelled(view["id"])
+        case SearchStatus.FAILED:
+            problem = view["problem"] or {}
+            title, detail = str(problem.get("title", "")), str(problem.get("detail", ""))
+            raise SearchFailed(view["id"], title, detail, problem.get("phase"))
+
+
+def print_result(document: dict[str, Any], as_json: bool) -> None:
+    """Print a result on stdout, for programs or for people."""
+    from search_service.cli.show import show_result, stdout_console
+
+    if as_json:
+        print_json(document)
+    else:
+        show_result(document, stdout_console())
+
+
+def write_document(document: dict[str, Any], file: Path) -> None:
+    """Write a result as JSON."""
+    file.write_text(_json(document) + "\n", encoding="utf-8")
+
+
+def print_json(document: object) -> None:
+    """Print JSON on stdout."""
+    print(_json(document))
+
+
+def _watch(client: Client, search_id: str, as_json: bool) -> None:
+    from search_service.cli.progress import progress_on_stderr
+
+    with progress_on_stderr(client) as progress:
+        try:
+            view = client.wait(search_id, progress)
+        except KeyboardInterrupt:
+            progress.say(f"the search goes on; look again with: lambda-search watch {search_id}")
+            raise
+    check_succeeded(view)
+    print_result(client.result(search_id), as_json)
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False)

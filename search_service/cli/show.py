@@ -1,0 +1,165 @@
+"""Results and searches as tables in plain words. No figure stands without the name of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from search_service.client import SearchView
+from search_service.domain.result import Degradation, PatternFigures, Quality, Ratio, SearchResult
+
+PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
+NOTHING = "-"
+METRICS = {"accuracy": "accuracy", "negative_mse": "negative mean squared error"}
+METHODS = {"fixed_n_paired_t": "one-sided paired t bound at a number of episodes fixed in advance"}
+
+
+def stdout_console() -> Console:
+    """The console that results go to; wide enough for the tables where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def show_result(document: dict[str, Any], console: Console) -> None:
+    """Print a result document: the answer in a sentence, all figures as a table, and what they rest on."""
+    from search_service.storage.codec import result_from_json
+
+    result = result_from_json(document)
+    console.print()
+    console.print(_answer(result))
+    console.print()
+    console.print(_figures_table(result))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in _facts(result):
+        facts.add_row(name, Text(text))
+    console.print(facts)
+    for warning in result.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def show_searches(views: Iterable[SearchView], console: Console) -> None:
+    """Print searches, one row each."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("id", "name", "status", "phase", "submitted", "seconds"):
+        table.add_column(name, no_wrap=name == "id", overflow="fold", justify="right" if name == "seconds" else "left")
+    for view in views:
+        submitted = view["created_at"][:19].replace("T", " ")
+        phase = view["phase"] or NOTHING
+        table.add_row(
+            view["id"], Text(view["name"]), view["status"], phase, submitted, f"{view['elapsed_s']:.0f}"
+        )
+    console.print(table)
+
+
+def _answer(result: SearchResult) -> Text:
+    fastest = result.fastest
+    if fastest.pattern == result.baseline.pattern:
+        return Text(
+            f"No pattern faster than the baseline {result.baseline.pattern} was proved to lose at most "
+            f"{result.max_degradation:.4g} {_metric(result)}: the baseline itself is the answer.",
+            style="bold",
+        )
+    claims = []
+    if fastest.speedup is not None:
+        claims.append(f"{fastest.speedup.estimate:.1f}x as fast as this engine's own full adaptation (speedup)")
+    if fastest.speedup_over_plain is not None:
+        claims.append(f"{fastest.speedup_over_plain.estimate:.1f}x as fast as plain PyTorch (speedup_over_plain)")
+    bound = fastest.degradation.upper_bound
+    answer = f"{fastest.pattern} adapts {' and '.join(claims)}."
+    if bound is not None:
+        answer += (
+            f" It loses at most {bound:.4f} {_metric(result)} (upper bound of degradation) at {result.confidence:.4g} "
+            f"confidence; {result.max_degradation:.4g} was allowed."
+        )
+    return Text(answer, style="bold green")
+
+
+def _figures_table(result: SearchResult) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("pattern", overflow="fold", min_width=7)
+    table.add_column("steps", justify="right")
+    table.add_column("latency\nmedian, ms", justify="right", no_wrap=True)
+    table.add_column("speedup\nover own baseline", justify="right", no_wrap=True)
+    table.add_column("speedup_over_plain\nover plain PyTorch", justify="right", no_wrap=True)
+    table.add_column(f"quality [95% interval]\n{_metric(result)}", justify="right", no_wrap=True)
+    table.add_column("degradation\nagainst baseline", justify="right", no_wrap=True)
+    table.add_row(*_row("fastest", result.fastest, with_bound=True), style="bold green")
+    table.add_row(*_row("baseline", result.baseline))
+    table.add_section()
+    for figures in result.full_by_steps:
+        table.add_row(*_row(f"full@{figures.steps}", figures))
+    table.add_row(*_row("empty, no adaptation", result.empty))
+    return table
+
+
+def _row(name: str, figures: PatternFigures, with_bound: bool = False) -> list[str]:
+    latency = figures.latency_s
+    return [
+        name,
+        figures.pattern,
+        str(figures.steps),
+        NOTHING if latency is None else f"{latency.median * 1e3:.3g}",
+        _ratio(figures.speedup),
+        _ratio(figures.speedup_over_plain),
+        _quality(figures.quality),
+        _degradation(figures.degradation, with_bound),
+    ]
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return NOTHING if ratio is None else f"{ratio.estimate:.2f}x"
+
+
+def _quality(quality: Quality) -> str:
+    return f"{quality.estimate:.4f} [{quality.low:.4f}, {quality.high:.4f}]"
+
+
+def _degradation(degradation: Degradation, with_bound: bool) -> str:
+    estimate = f"{degradation.estimate:+.4f}"
+    bound = degradation.upper_bound
+    return f"{estimate}, upper bound {bound:+.4f}" if with_bound and bound is not None else estimate
+
+
+def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
+    split, effort, confirmed = result.speedup_split, result.search, result.confirmed
+    classes = "" if confirmed.classes is None else f"{confirmed.classes} classes, "
+    yield "threshold", f"at most {result.max_degradation:.4g} {_metric(result)} may be lost (max_degradation)"
+    yield "confidence", f"{result.confidence:.4g}"
+    yield "method", METHODS.get(result.method, result.method)
+    yield "confirmed on", f"{classes}{confirmed.episodes} episodes of split {confirmed.split}"
+    product = split.steps * split.rows * split.engine
+    yield (
+        "where it comes from",
+        f"speedup_over_plain {product:.2f}x = fewer steps {split.steps:.2f}x * fewer units (rows) {split.rows:.2f}x "
+        f"* engine {split.engine:.2f}x",
+    )
+    if end_to_end := result.fastest.end_to_end_speedup:
+        yield "with predictions", f"end_to_end_speedup {end_to_end.estimate:.2f}x, an episode's queries counted in"
+    yield (
+        "searched",
+        f"{effort.judged} of {effort.space_size} candidates judged, {len(effort.survived)} survived {effort.episodes} "
+        f"validation episodes, {len(effort.qualified) + len(effort.unqualified)} tested on confirmation classes",
+    )
+    yield "statistics", f"norm_statistics {result.norm_statistics}"
+    yield "device", f"{_device(result.device)}, runtime {result.runtime}"
+    yield "seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
+
+
+def _device(device: dict[str, Any]) -> str:
+    parts = [str(device.get("gpu") or device.get("processor") or device.get("class", "unknown"))]
+    parts += [f"{device[name]} {name}" for name in ("threads",) if device.get(name) is not None]
+    parts += [f"torch {device['torch']}"] if device.get("torch") else []
+    return ", ".join(parts)
+
+
+def _metric(result: SearchResult) -> str:
+    metric = result.baseline.quality.metric
+    return METRICS.get(metric, metric)

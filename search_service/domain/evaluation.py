@@ -1,0 +1,79 @@
+"""What is measured of a candidate: its qualities on blocks of episodes, and its latency on a device.
+
+Both are keyed by everything that determines them and nothing else, so that any later search may reuse them. Device,
+thread count and library versions are provenance of an evaluation and part of the key of a timing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Literal
+
+ENGINE_VERSION = 1
+"""Raised whenever the arithmetic of adaptation or the drawing of episodes changes: older evaluations are not reused."""
+
+
+class Split(StrEnum):
+    """Class-disjoint parts of a task family."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+    """The confirmation classes: the search never sees them before the certificate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationScope:
+    """Everything, beside candidate and block, that determines an evaluation."""
+
+    checkpoint: str
+    family: str
+    ways: int | None
+    shots: int
+    queries: int
+    split: Split
+    seed: int
+    block_size: int
+    rate: float
+    norm_statistics: Literal["support", "query"]
+    adaptation_rule: Literal["gradient_descent"] = "gradient_descent"
+    engine_version: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """Identity: SHA-256 of the fields, as hexadecimal text."""
+        return content_key(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingScope:
+    """Everything, beside the candidate, that determines a latency.
+
+    The latency of gradient descent does not depend on the values of the parameters, so the architecture stands here and
+    the checkpoint does not.
+    """
+
+    network: str
+    family: str
+    ways: int | None
+    shots: int
+    queries: int
+    rate: float
+    norm_statistics: Literal["support", "query"]
+    baseline: str
+    runtime: str
+    fingerprint: str
+    engine_version: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """Identity: SHA-256 of the fields, as hexadecimal text."""
+        return content_key(asdict(self))
+
+
+def content_key(fields: dict[str, object]) -> str:
+    """SHA-256 of the canonical JSON of ``fields``, as hexadecimal text."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

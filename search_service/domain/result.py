@@ -1,0 +1,161 @@
+"""The result document: what a finished search answers.
+
+Figures under ``fastest``, ``baseline``, ``empty`` and ``full_by_steps`` come from confirmation classes; validation
+figures stand under ``search`` and ``front``. ``low`` and ``high`` are two-sided 95 % intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """Seconds of one episode at a time."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """How many times faster, with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Mean quality over episodes, with its interval."""
+
+    metric: str
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degradation:
+    """Mean paired quality loss against the baseline, with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    upper_bound: float | None
+    """One-sided bound at the confidence the method spent on this candidate; None where no test was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatternFigures:
+    """One pattern and everything that was measured of it."""
+
+    pattern: str
+    rows: list[str]
+    units: list[str]
+    """Names of the units, input to output: what each digit of a row stands for."""
+    steps: int
+    rates: list[float]
+    """Inner learning rate of each step."""
+    latency_s: Latency | None
+    """None for the empty pattern, which does nothing."""
+    prediction_latency_s: dict[str, Latency]
+    """``one_query`` and ``all_queries``: prediction from the adapted state."""
+    speedup: Ratio | None
+    """Against this engine's own baseline: same runtime, precision and layout, interleaved in one process."""
+    speedup_over_plain: Ratio | None
+    """Against plain PyTorch, eager, adapting all units for the baseline's steps."""
+    end_to_end_speedup: Ratio | None
+    """Adaptation and prediction of the episode's queries, against this engine's own baseline."""
+    quality: Quality
+    degradation: Degradation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """A candidate that no other beats in both latency and validation quality."""
+
+    pattern: str
+    latency_s: float
+    speedup: float
+    quality: float
+    degradation: float
+    degradation_low: float
+    degradation_high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """What the answer was proved on."""
+
+    split: str
+    classes: int | None
+    """Confirmation classes; None for regression families."""
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEffort:
+    """What the search did, on validation classes."""
+
+    episodes: int
+    """Validation episodes a surviving candidate was judged on."""
+    judged: int
+    space_size: int
+    survived: list[str]
+    """Candidates that validation did not drop, in canonical text order."""
+    qualified: list[str]
+    """Candidates tested on confirmation classes and found under the threshold."""
+    unqualified: list[str]
+    """Candidates tested on confirmation classes and not found under the threshold."""
+    untested: list[str]
+    """Survivors predicted slower than the answer, so not tested on confirmation classes."""
+    episode_adaptations: int
+    """Episodes times patterns judged, in all phases."""
+    image_passes: int
+    """Forward passes of single examples that judging took, in all phases."""
+    reused_evaluations: int
+    """Evaluation blocks that earlier searches had already stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedupSplit:
+    """Where ``speedup_over_plain`` comes from; the three factors multiply to it."""
+
+    steps: float
+    """Fewer inner steps, all units: baseline over full with the answer's steps."""
+    rows: float
+    """Fewer units at the same steps."""
+    engine: float
+    """This engine's full baseline against plain PyTorch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The fastest pattern whose quality loss stays under the threshold, and everything needed to believe it."""
+
+    search_id: str
+    status: str
+    fastest: PatternFigures
+    baseline: PatternFigures
+    empty: PatternFigures
+    full_by_steps: list[PatternFigures]
+    speedup_split: SpeedupSplit
+    max_degradation: float
+    """ε in the metric's unit, also where the spec gave it relative."""
+    confidence: float
+    method: str
+    confirmed: Confirmed
+    search: SearchEffort
+    front: list[FrontPoint]
+    checkpoint: dict[str, Any]
+    norm_statistics: str
+    device: dict[str, Any]
+    runtime: str
+    seconds: dict[str, float]
+    """Wall-clock seconds of each phase, and ``total`` from submission to result."""
+    warnings: list[str]

@@ -1,0 +1,362 @@
+"""A search: what is asked for (the spec), where it stands (status, phase) and which moves between statuses are legal.
+
+The spec is parsed once into these values, which check themselves when built; nobody else looks at its text. The field
+descriptions below are what the API's documentation shows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from search_service.domain.errors import IllegalMove, InvalidSpec
+from search_service.domain.space import MAX_LISTED_CANDIDATES, constant_rows_size
+
+_STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+"""How the wire format reads these dataclasses: unknown fields are refused by name, docstrings become descriptions."""
+
+
+class SearchStatus(StrEnum):
+    """Where a search stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no move leads away from here."""
+        return not LEGAL_MOVES[self]
+
+
+LEGAL_MOVES: dict[SearchStatus, frozenset[SearchStatus]] = {
+    SearchStatus.QUEUED: frozenset({SearchStatus.RUNNING, SearchStatus.FAILED, SearchStatus.CANCELLED}),
+    SearchStatus.RUNNING: frozenset({SearchStatus.SUCCEEDED, SearchStatus.FAILED, SearchStatus.CANCELLED}),
+    SearchStatus.SUCCEEDED: frozenset(),
+    SearchStatus.FAILED: frozenset(),
+    SearchStatus.CANCELLED: frozenset(),
+}
+
+
+def check_move(search_id: str, present: SearchStatus, wanted: SearchStatus) -> None:
+    """Refuse an illegal move.
+
+    Raises:
+        IllegalMove: ``wanted`` cannot follow ``present``.
+    """
+    if wanted not in LEGAL_MOVES[present]:
+        raise IllegalMove(search_id, present, wanted)
+
+
+class Phase(StrEnum):
+    """What a running search is doing; each phase follows the one before when that one's last token has ended."""
+
+    META_TRAINING = "meta_training"
+    BASELINE = "baseline"
+    SEARCH = "search"
+    TIMING = "timing"
+    CERTIFICATE = "certificate"
+
+    @property
+    def successor(self) -> Phase | None:
+        """The phase that follows, or None after the last."""
+        phases = list(Phase)
+        index = phases.index(self) + 1
+        return phases[index] if index < len(phases) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFamily:
+    """What few-shot tasks are drawn from."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    family: Literal["omniglot", "glyphs", "sinusoid"]
+    """`omniglot` (handwritten characters, needs the dataset), `glyphs` (drawn by the service, needs nothing) or
+    `sinusoid` (regression)."""
+    ways: int | None = None
+    """Classes per task, 2 to 100; 5 unless said. Not for `sinusoid`."""
+    shots: int = 1
+    """Support examples per class (per task for `sinusoid`), 1 to 100."""
+    queries: int = 15
+    """Query examples per class (per task for `sinusoid`), 1 to 1000."""
+
+    def __post_init__(self) -> None:
+        if self.is_regression:
+            if self.ways is not None:
+                raise InvalidSpec("tasks.ways", "sinusoid is a regression family, its tasks have no classes")
+        else:
+            if self.ways is None:
+                object.__setattr__(self, "ways", 5)
+            _check_range("tasks.ways", self.ways, 2, 100)
+        _check_range("tasks.shots", self.shots, 1, 100)
+        _check_range("tasks.queries", self.queries, 1, 1000)
+        drawings = self.shots + self.queries
+        if not self.is_regression and drawings > DRAWINGS_PER_CLASS:
+            raise InvalidSpec(
+                "tasks.queries",
+                f"{self.family} has {DRAWINGS_PER_CLASS} drawings per class, shots + queries asks for {drawings}",
+            )
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether targets are numbers rather than classes."""
+        return self.family == "sinusoid"
+
+    @property
+    def metric(self) -> Literal["accuracy", "negative_mse"]:
+        """The quality of these tasks, larger is better."""
+        return "negative_mse" if self.is_regression else "accuracy"
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the network: one per class, or one number."""
+        return 1 if self.ways is None else self.ways
+
+    @property
+    def support_size(self) -> int:
+        """Examples in a support set."""
+        return self.shots * self.outputs
+
+    @property
+    def query_size(self) -> int:
+        """Examples in a query set."""
+        return self.queries * self.outputs
+
+
+DRAWINGS_PER_CLASS = 20
+"""Drawings of each class of `omniglot` and `glyphs`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """The architecture that adapts."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    network: Literal["conv4", "mlp"]
+    """`conv4`: four convolution blocks and a linear head. `mlp`: fully connected layers and a linear head."""
+    filters: int | None = None
+    """Filters per block of `conv4`, 1 to 1024; 64 unless said."""
+    pooling: Literal["max", "stride"] | None = None
+    """How `conv4` halves its feature maps: max-pooling, or convolutions of stride 2. `max` unless said."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers of `mlp`, 1 to 16 layers of 1 to 4096; two of 40 unless said (Finn et al. 2017)."""
+
+    def __post_init__(self) -> None:
+        if self.network == "conv4":
+            if self.hidden is not None:
+                raise InvalidSpec("model.hidden", "conv4 has no hidden layers, it has filters")
+            object.__setattr__(self, "filters", 64 if self.filters is None else self.filters)
+            object.__setattr__(self, "pooling", self.pooling or "max")
+            _check_range("model.filters", self.filters, 1, 1024)
+        else:
+            for name in ("filters", "pooling"):
+                if getattr(self, name) is not None:
+                    raise InvalidSpec(f"model.{name}", "mlp has hidden layers, no filters or pooling")
+            object.__setattr__(self, "hidden", (40, 40) if self.hidden is None else tuple(self.hidden))
+            _check_range("model.hidden", len(self.hidden or ()), 1, 16, what="number of layers")
+            for width in self.hidden or ():
+                _check_range("model.hidden", width, 1, 4096, what="width")
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """The network's units, input to output."""
+        if self.network == "conv4":
+            return ("conv1", "conv2", "conv3", "conv4", "head")
+        return (*(f"layer{number}" for number in range(1, len(self.hidden or ()) + 1)), "head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaTraining:
+    """How a checkpoint is made: MAML (Finn et al., arXiv 1703.03400) with an Adam outer loop."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    order: Literal["first", "second"] = "first"
+    """`second` differentiates through the inner steps (MAML); `first` does not (first-order MAML)."""
+    inner_steps: int = 5
+    """Inner steps per task, 1 to 20."""
+    inner_rate: float = 0.1
+    """Inner learning rate."""
+    outer_rate: float = 0.001
+    """Adam's learning rate at the start."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """`cosine` lowers the outer rate to zero over the iterations; `constant` keeps it."""
+    meta_batch: int = 4
+    """Tasks per iteration, 1 to 1024."""
+    iterations: int = 2000
+    """Outer steps, 1 to 1,000,000."""
+    seed: int = 0
+    """Seeds the initial parameters and the training tasks."""
+
+    def __post_init__(self) -> None:
+        _check_range("meta_training.inner_steps", self.inner_steps, 1, 20)
+        _check_rate("meta_training.inner_rate", self.inner_rate)
+        _check_rate("meta_training.outer_rate", self.outer_rate)
+        _check_range("meta_training.meta_batch", self.meta_batch, 1, 1024)
+        _check_range("meta_training.iterations", self.iterations, 1, 1_000_000)
+        _check_range("meta_training.seed", self.seed, 0, MAX_SEED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Which Λ-patterns are candidates."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    kind: Literal["constant_rows"] = "constant_rows"
+    """`constant_rows`: one row, repeated at every step."""
+    max_steps: int | None = None
+    """Most inner steps a candidate may take, 1 to 64; the baseline's steps unless said."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None:
+            _check_range("space.max_steps", self.max_steps, 1, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeBudget:
+    """How many episodes a candidate is judged on."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    block: int = 25
+    """Episodes judged and stored together, 2 to 1000; after each block hopeless candidates are dropped."""
+    validation: int = 200
+    """Episodes of validation classes for the search, a whole number of blocks."""
+    confirmation: int = 600
+    """Episodes of confirmation classes for the answer, a whole number of blocks."""
+
+    def __post_init__(self) -> None:
+        _check_range("episodes.block", self.block, 2, 1000)
+        for name in ("validation", "confirmation"):
+            episodes = getattr(self, name)
+            _check_range(f"episodes.{name}", episodes, self.block, 1_000_000)
+            if episodes % self.block:
+                raise InvalidSpec(f"episodes.{name}", f"{episodes} is not a whole number of blocks of {self.block}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The adaptation that candidates are compared with, where it differs from the checkpoint's training."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    steps: int | None = None
+    """Inner steps of the full pattern, 1 to 64; the steps the checkpoint was trained for unless said."""
+    rate: float | None = None
+    """Inner learning rate of baseline and candidates; the rate the checkpoint was trained for unless said."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            _check_range("baseline.steps", self.steps, 1, 64)
+        if self.rate is not None:
+            _check_rate("baseline.rate", self.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpec:
+    """What a search is asked for: a model, a family of tasks, a device and the quality one is willing to lose."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    name: str = "search"
+    """What people call this search, 1 to 200 characters."""
+    tasks: TaskFamily
+    model: NetworkSpec
+    meta_training: MetaTraining | None = None
+    """How to make the checkpoint. Give either this or `checkpoint`."""
+    checkpoint: str | None = None
+    """Identity of a checkpoint that this service has already made, from an earlier result."""
+    norm_statistics: Literal["support", "query"] = "support"
+    """Whose batch statistics normalise: `support` (each prediction stands alone) or `query` (transductive: all queries
+    of a task must arrive together)."""
+    baseline: Baseline = field(default_factory=Baseline)
+    space: Space = field(default_factory=Space)
+    max_degradation: float
+    """ε, the most quality one is willing to lose, > 0: in the metric's unit (accuracy is a fraction of 1), or as a
+    fraction of the baseline's mean squared error where `degradation` is `relative`."""
+    degradation: Literal["absolute", "relative"] = "absolute"
+    """`relative` is for regression only."""
+    confidence: float = 0.95
+    """How sure the answer must be, 0.5 to 0.9999."""
+    episodes: EpisodeBudget = field(default_factory=EpisodeBudget)
+    runtime: Literal["eager"] = "eager"
+    """How the adaptation runs when it is timed."""
+    device: str = "cpu"
+    """Device class of the workers: `cpu` or `cuda:<name>` as a worker has announced it."""
+    priority: int = 0
+    """Higher goes first, -1000 to 1000."""
+    seed: int = 0
+    """Seeds the episodes."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > 200 or not self.name.isprintable():
+            raise InvalidSpec("name", "give 1 to 200 printable characters")
+        if (self.meta_training is None) == (self.checkpoint is None):
+            raise InvalidSpec("meta_training", "give either meta_training or checkpoint, not both and not neither")
+        if self.model.network == "conv4" and self.tasks.is_regression:
+            raise InvalidSpec("model.network", f"conv4 needs images, {self.tasks.family} has none; use mlp")
+        if not (math.isfinite(self.max_degradation) and self.max_degradation > 0):
+            raise InvalidSpec("max_degradation", f"must be a number above 0, not {self.max_degradation}")
+        if self.degradation == "relative" and not self.tasks.is_regression:
+            raise InvalidSpec("degradation", "relative is for regression families; accuracy loss is absolute")
+        if self.degradation == "absolute" and not self.tasks.is_regression and self.max_degradation >= 1:
+            raise InvalidSpec(
+                "max_degradation", f"accuracy is a fraction of 1; losing {self.max_degradation} is no limit"
+            )
+        if not 0.5 <= self.confidence <= 0.9999:
+            raise InvalidSpec("confidence", f"must be 0.5 to 0.9999, not {self.confidence}")
+        if self.device != "cpu" and not self.device.startswith("cuda:"):
+            raise InvalidSpec("device", f"must be 'cpu' or 'cuda:<name>', not '{self.device}'")
+        _check_range("priority", self.priority, -1000, 1000)
+        _check_range("seed", self.seed, 0, MAX_SEED)
+        max_steps = self.space.max_steps
+        if max_steps is not None:
+            check_space_is_listable(len(self.model.unit_names), max_steps)
+
+    def baseline_steps(self, trained_steps: int) -> int:
+        """Inner steps of the baseline, given what the checkpoint was trained for."""
+        return trained_steps if self.baseline.steps is None else self.baseline.steps
+
+    def base_rate(self, trained_rate: float) -> float:
+        """Inner learning rate of baseline and candidates, given what the checkpoint was trained for."""
+        return trained_rate if self.baseline.rate is None else self.baseline.rate
+
+    def max_steps(self, trained_steps: int) -> int:
+        """Most inner steps of a candidate, given what the checkpoint was trained for."""
+        return self.baseline_steps(trained_steps) if self.space.max_steps is None else self.space.max_steps
+
+
+MAX_SEED = 2**63 - 1
+
+
+def check_space_is_listable(units: int, max_steps: int) -> int:
+    """Size of the constant-row space.
+
+    Raises:
+        InvalidSpec: it has more candidates than can be listed.
+    """
+    size = constant_rows_size(units, max_steps)
+    if size > MAX_LISTED_CANDIDATES:
+        raise InvalidSpec(
+            "space",
+            f"{units} units and up to {max_steps} steps make {size} candidates; "
+            f"at most {MAX_LISTED_CANDIDATES} can be listed: use fewer units or steps",
+        )
+    return size
+
+
+def _check_range(name: str, value: int | None, low: int, high: int, what: str = "value") -> None:
+    if value is None or not low <= value <= high:
+        raise InvalidSpec(name, f"{what} must be {low} to {high}, not {value}")
+
+
+def _check_rate(name: str, value: float) -> None:
+    if not (math.isfinite(value) and 0 < value <= 100):
+        raise InvalidSpec(name, f"must be a number above 0 and at most 100, not {value}")

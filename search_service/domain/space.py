@@ -1,0 +1,12 @@
+"""How many candidates a search space holds, computed without listing them."""
+
+from __future__ import annotations
+
+MAX_LISTED_CANDIDATES = 10**5
+"""Above this many candidates a space is not listed, and a method that must list it is refused."""
+
+
+def constant_rows_size(units: int, max_steps: int) -> int:
+    """Number of non-empty constant-row patterns: one of ``2**units - 1`` rows, repeated 1..``max_steps`` times."""
+    rows: int = 2**units - 1
+    return rows * max_steps

@@ -1,0 +1,64 @@
+"""Settings of every process, read from the environment when asked for and never at import time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LAMBDA_SEARCH_"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _default_home() -> Path:
+    return platformdirs.user_data_path("lambda-search")
+
+
+def _default_data_dir(settings: dict[str, Any]) -> Path:
+    return Path(settings["home"]) / "datasets"
+
+
+def _default_artifacts_url(settings: dict[str, Any]) -> str:
+    return (Path(settings["home"]) / "artifacts").as_uri()
+
+
+def _default_lock_dir() -> Path:
+    return Path(tempfile.gettempdir()) / f"lambda-search-{os.getuid()}"
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """What a process is told from outside: ``LAMBDA_SEARCH_HOME``, ``LAMBDA_SEARCH_DATABASE_URL`` and so on."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, use_attribute_docstrings=True)
+
+    home: Folder = Field(default_factory=_default_home, validate_default=True)
+    """Data folder: the embedded Postgres, datasets and artifacts, unless said otherwise."""
+    database_url: str | None = Field(default=None, repr=False)
+    """The Postgres that everything lasting is in, as ``postgresql://user:password@host/database``."""
+    data_dir: Folder = Field(default_factory=_default_data_dir)
+    """Where datasets are."""
+    artifacts_url: str = Field(default_factory=_default_artifacts_url)
+    """Where checkpoints and exported programs go: a ``file://`` folder or any bucket that fsspec knows."""
+    lock_dir: Folder = Field(default_factory=_default_lock_dir)
+    """Folder of the locks between workers of one host; all of them must see the same one."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that an evaluator on a CPU computes with; all cores unless said."""
+    heartbeat_file: Folder | None = None
+    """A file that a worker touches every few seconds, for a container's health check."""
+    host: str = "127.0.0.1"
+    """Address the API listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port the API listens on; 0 takes a free one."""
+    max_running_searches: int = Field(default=4, ge=1)
+    """Searches admitted at once per device class; the others wait as ``queued``."""

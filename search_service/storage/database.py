@@ -1,0 +1,155 @@
+"""The one Postgres: how its URL is read, and the session scope in which stores work.
+
+Our tables are always schema-qualified. ``search_path`` names procrastinate's schema so that its functions, which speak
+of their tables by bare names, work on our own connection and so inside our own transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from psycopg import errors as postgres_errors
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import URL, Engine, create_engine, func, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+
+from search_service.domain.errors import DatabaseUnavailable
+
+QUEUE_SCHEMA = "procrastinate"
+STUDY_SCHEMA = "optuna"
+
+CONNECT_TIMEOUT = 5  # seconds
+POOL_TIMEOUT = 10  # seconds that a request waits for a free connection
+POOL_SIZE = 5  # connections kept open per process
+POOL_OVERFLOW = 10  # connections opened beyond that under load
+
+_DIALECTS = {"postgres", "postgresql", "postgresql+psycopg"}
+_NOT_MIGRATED = (
+    postgres_errors.UndefinedTable,
+    postgres_errors.UndefinedColumn,
+    postgres_errors.UndefinedFunction,
+    postgres_errors.InvalidSchemaName,
+)
+
+
+class Database:
+    """A Postgres database and the sessions on it. Thread-safe; make one per process, after any fork.
+
+    Args:
+        url: ``postgresql://...`` in libpq's or SQLAlchemy's spelling; psycopg 3 is used whatever it says.
+
+    Raises:
+        DatabaseUnavailable: ``url`` is not the URL of a Postgres database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = _read_url(url)
+        self.engine: Engine = create_engine(
+            _with_search_path(self._url, f"{QUEUE_SCHEMA},public"),
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_timeout=POOL_TIMEOUT,
+            pool_pre_ping=True,
+        )
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @property
+    def place(self) -> str:
+        """Host and database for people to read; never the password."""
+        url = self._url
+        host = url.host or url.query.get("host") or "localhost"
+        if not isinstance(host, str):
+            host = ",".join(host)
+        port = f":{url.port}" if url.port else ""
+        return f"database '{url.database or url.username or ''}' on {host}{port}"
+
+    @property
+    def conninfo(self) -> str:
+        """What libpq connects with, for procrastinate's own connectors; holds the password."""
+        _, options = self.engine.dialect.create_connect_args(self.engine.url)
+        # SQLAlchemy adds an object of psycopg's that is no option of libpq.
+        options.pop("context", None)
+        return make_conninfo(**options)
+
+    @property
+    def optuna_url(self) -> str:
+        """What Optuna's storage connects with, its tables in their own schema; holds the password."""
+        return _with_search_path(self._url, STUDY_SCHEMA).render_as_string(hide_password=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            DatabaseUnavailable: Postgres does not answer, went away, or has not been migrated.
+        """
+        with self._explained(), self._sessions() as session, session.begin():
+            session.connection()
+            yield session
+
+    def ping(self) -> None:
+        """Ask Postgres for an answer.
+
+        Raises:
+            DatabaseUnavailable: there is none.
+        """
+        with self.session() as session:
+            session.execute(text("select 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout as error:
+            raise DatabaseUnavailable(
+                f"{self.place} is busy: no connection became free within {POOL_TIMEOUT} s; try again"
+            ) from error
+        except DBAPIError as error:
+            reason = (str(error.orig).strip().splitlines() or ["connection lost"])[0]
+            if isinstance(error.orig, _NOT_MIGRATED):
+                raise DatabaseUnavailable(
+                    f"{self.place} has another schema than this version needs ({reason}): run `lambda-search migrate`"
+                ) from error
+            # A statement is missing only where the connection itself could not be made.
+            if error.statement is None or error.connection_invalidated:
+                raise DatabaseUnavailable(
+                    f"{self.place} does not answer ({reason}): start Postgres, or correct LAMBDA_SEARCH_DATABASE_URL"
+                ) from error
+            raise
+
+
+def server_time(session: Session) -> datetime:
+    """The database's clock, the only one that every host agrees on."""
+    now: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return now
+
+
+def _read_url(text_url: str) -> URL:
+    try:
+        url = make_url(text_url)
+    except (ArgumentError, SQLAlchemyError, ValueError):
+        # Not chained and not quoted: the text may hold a password.
+        raise DatabaseUnavailable(
+            "the database URL cannot be read; give postgresql://user:password@host:port/database"
+        ) from None
+    if url.drivername not in _DIALECTS:
+        raise DatabaseUnavailable(
+            f"the database must be Postgres, not '{url.drivername}'; give postgresql://user:password@host:port/database"
+        )
+    return url.set(drivername="postgresql+psycopg").update_query_dict(
+        {"connect_timeout": url.query.get("connect_timeout", str(CONNECT_TIMEOUT))}
+    )
+
+
+def _with_search_path(url: URL, path: str) -> URL:
+    given = url.query.get("options", "")
+    options = given if isinstance(given, str) else " ".join(given)
+    return url.update_query_dict({"options": f"{options} -csearch_path={path}".strip()})

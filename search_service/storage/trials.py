@@ -1,0 +1,148 @@
+"""The trials of a search: its candidates, and how far each has been judged. Never commits.
+
+Whoever changes trials holds the lock on their search's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from search_service.storage.tables import TrialRow
+
+ROWS_PER_INSERT = 5000
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    PENDING = "pending"
+    DROPPED = "dropped"
+    SURVIVED = "survived"
+    QUALIFIED = "qualified"
+    UNQUALIFIED = "unqualified"
+
+
+def add_many(session: Session, search_id: UUID, candidates: Iterable[tuple[str, str]]) -> int:
+    """Store pending trials, numbered in the order given; those already stored stay as they are.
+
+    Args:
+        session: where to store them.
+        search_id: whose trials they are.
+        candidates: ``(candidate, batch_group)``.
+
+    Returns:
+        How many were given.
+    """
+    values = [
+        {
+            "search_id": search_id,
+            "number": number,
+            "candidate": candidate,
+            "batch_group": group,
+            "state": TrialState.PENDING,
+        }
+        for number, (candidate, group) in enumerate(candidates)
+    ]
+    for start in range(0, len(values), ROWS_PER_INSERT):
+        session.execute(insert(TrialRow).on_conflict_do_nothing(), values[start : start + ROWS_PER_INSERT])
+    return len(values)
+
+
+def page(
+    session: Session,
+    search_id: UUID,
+    *,
+    limit: int,
+    after: int | None = None,
+    state: TrialState | None = None,
+) -> Sequence[TrialRow]:
+    """Trials by number, those above ``after``; only those in ``state`` if one is given."""
+    query = select(TrialRow).where(TrialRow.search_id == search_id).order_by(TrialRow.number).limit(limit)
+    if after is not None:
+        query = query.where(TrialRow.number > after)
+    if state is not None:
+        query = query.where(TrialRow.state == state)
+    return session.scalars(query).all()
+
+
+def of_search(
+    session: Session, search_id: UUID, states: Iterable[TrialState] = tuple(TrialState)
+) -> Sequence[TrialRow]:
+    """Every trial of a search in one of ``states``, by number."""
+    query = (
+        select(TrialRow)
+        .where(TrialRow.search_id == search_id, TrialRow.state.in_(list(states)))
+        .order_by(TrialRow.number)
+    )
+    return session.scalars(query).all()
+
+
+def take_group(session: Session, search_id: UUID, token_no: int) -> Sequence[TrialRow]:
+    """Reserve for a token the pending trials that are judged together next.
+
+    The group with the fewest judged blocks goes first, so that all candidates advance alike; equal ones go by group.
+
+    Returns:
+        The trials by number, all of one group and with the same number of judged blocks; none when nothing is free.
+    """
+    free = select(TrialRow).where(
+        TrialRow.search_id == search_id, TrialRow.state == TrialState.PENDING, TrialRow.token_no.is_(None)
+    )
+    first = session.scalars(free.order_by(TrialRow.blocks, TrialRow.batch_group, TrialRow.number).limit(1)).first()
+    if first is None:
+        return []
+    group = free.where(TrialRow.batch_group == first.batch_group, TrialRow.blocks == first.blocks)
+    rows = session.scalars(group.order_by(TrialRow.number).with_for_update()).all()
+    for row in rows:
+        row.token_no = token_no
+    return rows
+
+
+def taken(session: Session, search_id: UUID, token_no: int) -> Sequence[TrialRow]:
+    """The trials that a token has reserved, by number."""
+    query = select(TrialRow).where(TrialRow.search_id == search_id, TrialRow.token_no == token_no)
+    return session.scalars(query.order_by(TrialRow.number)).all()
+
+
+def release(session: Session, search_id: UUID, token_no: int) -> None:
+    """Free what a token has reserved."""
+    session.execute(
+        update(TrialRow).where(TrialRow.search_id == search_id, TrialRow.token_no == token_no).values(token_no=None)
+    )
+
+
+def counts(session: Session, search_id: UUID) -> dict[TrialState, int]:
+    """How many trials of a search stand in each state; states without any are there with 0."""
+    query = select(TrialRow.state, func.count()).where(TrialRow.search_id == search_id).group_by(TrialRow.state)
+    found = {TrialState(state): number for state, number in session.execute(query)}
+    return {state: found.get(state, 0) for state in TrialState}
+
+
+def unmirrored(session: Session, search_id: UUID, *, is_final: bool, limit: int) -> Sequence[TrialRow]:
+    """Trials that the Optuna study lacks and whose figures change no more, by number.
+
+    A survivor may still be timed and tested, so it is listed once the search is final; so is what was judged and left.
+    """
+    if is_final:
+        settled = or_(TrialRow.state != TrialState.PENDING, TrialRow.blocks > 0)
+    else:
+        settled = TrialRow.state.in_([TrialState.DROPPED, TrialState.QUALIFIED, TrialState.UNQUALIFIED])
+    query = select(TrialRow).where(TrialRow.search_id == search_id, ~TrialRow.mirrored, settled)
+    return session.scalars(query.order_by(TrialRow.number).limit(limit)).all()
+
+
+def has_mirrored(session: Session, search_id: UUID) -> bool:
+    """Whether the Optuna study shows any trial of the search."""
+    return session.scalar(select(exists().where(TrialRow.search_id == search_id, TrialRow.mirrored))) is True
+
+
+def mark_mirrored(session: Session, search_id: UUID, numbers: Iterable[int]) -> None:
+    """Remember that the Optuna study shows these trials."""
+    query = update(TrialRow).where(TrialRow.search_id == search_id, TrialRow.number.in_(list(numbers)))
+    session.execute(query.values(mirrored=True))

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import text
+
+from search_service import queue
+from search_service.domain.search import Phase
+from search_service.storage import searches, tokens, trials
+from search_service.storage.database import Database
+from search_service.storage.trials import TrialState
+
+FIGURES = {
+    "pattern": "00111@2",
+    "rows": ["00111", "00111"],
+    "units": ["conv1", "conv2", "conv3", "conv4", "head"],
+    "steps": 2,
+    "rates": [0.1, 0.1],
+    "latency_s": {"median": 0.01, "p10": 0.009, "p90": 0.011, "samples": 50},
+    "prediction_latency_s": {},
+    "speedup": {"estimate": 8.0, "low": 7.5, "high": 8.5},
+    "speedup_over_plain": None,
+    "end_to_end_speedup": None,
+    "quality": {"metric": "accuracy", "estimate": 0.9, "low": 0.89, "high": 0.91},
+    "degradation": {"estimate": 0.0, "low": -0.01, "high": 0.01, "upper_bound": 0.008},
+}
+
+
+def result_document(search_id: str) -> dict[str, Any]:
+    return {
+        "search_id": search_id,
+        "status": "succeeded",
+        "fastest": FIGURES,
+        "baseline": FIGURES,
+        "empty": FIGURES,
+        "full_by_steps": [FIGURES],
+        "speedup_split": {"steps": 2.5, "rows": 2.0, "engine": 1.6},
+        "max_degradation": 0.01,
+        "confidence": 0.95,
+        "method": "paired t bound",
+        "confirmed": {"split": "test", "classes": 423, "episodes": 600},
+        "search": {
+            "episodes": 200,
+            "judged": 155,
+            "space_size": 155,
+            "survived": [],
+            "qualified": [],
+            "unqualified": [],
+            "untested": [],
+            "episode_adaptations": 1,
+            "image_passes": 1,
+            "reused_evaluations": 0,
+        },
+        "front": [],
+        "checkpoint": {"id": "c0ffee"},
+        "norm_statistics": "support",
+        "device": {"class": "cpu"},
+        "runtime": "eager",
+        "seconds": {"total": 1.0},
+        "warnings": [],
+    }
+
+
+def submit(client: TestClient, spec: dict[str, Any], **changes: Any) -> str:
+    response = client.post("/v1/searches", json={**spec, **changes})
+    assert response.status_code == 202, response.text
+    identity: str = response.json()["id"]
+    return identity
+
+
+def slug(response: Any) -> str:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    kind: str = response.json()["type"]
+    return kind.rpartition(":")[2]
+
+
+def test_pages_hold_every_search_once_newest_first(client: TestClient, spec: dict[str, Any]) -> None:
+    submitted = [submit(client, spec, name=f"number {number}") for number in range(7)]
+    seen: list[str] = []
+    cursor = None
+    for _ in range(3):
+        page = client.get("/v1/searches", params={"limit": 3, **({"cursor": cursor} if cursor else {})}).json()
+        seen += [search["id"] for search in page["searches"]]
+        cursor = page["next_cursor"]
+        # What is submitted while somebody turns pages shifts nothing.
+        submit(client, spec)
+    assert cursor is None
+    assert seen == submitted[::-1]
+
+
+def test_searches_of_one_status(client: TestClient, spec: dict[str, Any]) -> None:
+    first, second, third = (submit(client, spec) for _ in range(3))
+    listed = client.get("/v1/searches?status=queued").json()["searches"]
+    assert [search["id"] for search in listed] == [third]
+    listed = client.get("/v1/searches?status=running").json()["searches"]
+    assert [search["id"] for search in listed] == [second, first]
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "reason"),
+    [
+        ("colour=red", "colour", "unknown parameter"),
+        ("limit=0", "limit", "greater than or equal to 1"),
+        ("limit=many", "limit", "must be a whole number"),
+        ("status=lost", "status", "must be 'queued', 'running', 'succeeded', 'failed' or 'cancelled', not 'lost'"),
+        ("cursor=%00", "cursor", "no cursor of this list"),
+        ("cursor=MTIz", "cursor", "no cursor of this list"),
+        ("cursor=ééé", "cursor", "no cursor of this list"),
+    ],
+)
+def test_a_parameter_that_is_not_valid(client: TestClient, query: str, field: str, reason: str) -> None:
+    response = client.get(f"/v1/searches?{query}")
+    assert response.status_code == 422
+    assert slug(response) == "invalid-parameter"
+    (error,) = response.json()["errors"]
+    assert error["field"] == field
+    assert reason in error["reason"]
+
+
+@pytest.mark.parametrize("name", ["0b1e6f52-98a5-4c1d-8a3a-3c8f2a6d1f00", "nonsense", "a:b"])
+@pytest.mark.parametrize("rest", ["", "/trials", "/result"])
+def test_no_such_search(client: TestClient, name: str, rest: str) -> None:
+    response = client.get(f"/v1/searches/{name}{rest}")
+    assert response.status_code == 404
+    assert slug(response) == "not-found"
+    assert response.json()["detail"] == f"no search is called '{name}'"
+    assert client.post(f"/v1/searches/{name}:cancel").status_code == 404
+
+
+def test_trials_page_by_page(client: TestClient, database: Database, spec: dict[str, Any]) -> None:
+    search = submit(client, spec)
+    with database.session() as session:
+        trials.add_many(session, UUID(search), [(f"{row:05b}", f"{row:05b}") for row in range(1, 8)])
+        for row in trials.of_search(session, UUID(search))[:2]:
+            row.state = TrialState.DROPPED
+            row.quality = 0.5
+    page = client.get(f"/v1/searches/{search}/trials?limit=4").json()
+    assert [trial["pattern"] for trial in page["trials"]] == ["00001", "00010", "00011", "00100"]
+    page = client.get(f"/v1/searches/{search}/trials", params={"limit": 4, "cursor": page["next_cursor"]}).json()
+    assert [trial["number"] for trial in page["trials"]] == [4, 5, 6]
+    assert page["next_cursor"] is None
+    dropped = client.get(f"/v1/searches/{search}/trials?state=dropped").json()["trials"]
+    assert [(trial["state"], trial["quality"]) for trial in dropped] == [("dropped", 0.5)] * 2
+    assert client.get(f"/v1/searches/{search}/trials?cursor=%21").status_code == 422
+    assert client.get(f"/v1/searches/{search}/trials?state=odd").status_code == 422
+
+
+def test_the_result_is_there_once_the_search_has_succeeded(
+    client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    search = submit(client, spec)
+    response = client.get(f"/v1/searches/{search}/result")
+    assert response.status_code == 409
+    assert slug(response) == "result-not-ready"
+    with database.session() as session:
+        row = searches.lock(session, UUID(search))
+        searches.enter_phase(session, row, Phase.BASELINE)
+        searches.succeed(session, row, result_document(search))
+    assert client.get(f"/v1/searches/{search}/result").json() == result_document(search)
+    view = client.get(f"/v1/searches/{search}").json()
+    assert view["status"] == "succeeded"
+    assert set(view["phase_seconds"]) == {"meta_training", "baseline"}
+    assert view["finished_at"] is not None
+    assert view["elapsed_s"] > 0
+
+
+def test_the_result_of_a_failed_search_says_why_it_failed(
+    client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    search = submit(client, spec)
+    with database.session() as session:
+        row = searches.lock(session, UUID(search))
+        searches.fail(session, row, title="The evaluator failed", detail="out of memory")
+    response = client.get(f"/v1/searches/{search}/result")
+    assert response.status_code == 409
+    assert slug(response) == "search-failed"
+    assert "during meta_training" in response.json()["detail"]
+    assert "out of memory" in response.json()["detail"]
+    assert client.get(f"/v1/searches/{search}").json()["problem"] == {
+        "title": "The evaluator failed",
+        "detail": "out of memory",
+        "phase": "meta_training",
+    }
+    response = client.post(f"/v1/searches/{search}:cancel")
+    assert response.status_code == 409
+    assert slug(response) == "illegal-move"
+
+
+def test_cancelling_ends_the_tokens_calls_back_the_jobs_and_lets_the_next_run(
+    client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    first, _, third = (submit(client, spec) for _ in range(3))
+    assert client.get(f"/v1/searches/{third}").json()["status"] == "queued"
+    response = client.post(f"/v1/searches/{first}:cancel")
+    assert response.status_code == 200
+    assert response.json()["status"] == "cancelled"
+    assert client.get(f"/v1/searches/{third}").json()["status"] == "running"
+    with database.session() as session:
+        assert tokens.live_count(session, UUID(first), Phase.META_TRAINING) == 0
+        jobs = session.execute(text("select id, args ->> 'search_id' from procrastinate.procrastinate_jobs")).all()
+        status = queue.job_status(session, [identity for identity, _ in jobs])
+        assert {search: status[identity] for identity, search in jobs if search in (first, third)} == {
+            first: "cancelled",
+            third: "todo",
+        }
+    again = client.post(f"/v1/searches/{first}:cancel")
+    assert again.status_code == 200
+    assert again.json()["finished_at"] == response.json()["finished_at"]
+    response = client.get(f"/v1/searches/{first}/result")
+    assert response.status_code == 409
+    assert slug(response) == "search-cancelled"
+
+
+def test_a_queued_search_can_be_cancelled(client: TestClient, spec: dict[str, Any]) -> None:
+    *_, third = (submit(client, spec) for _ in range(3))
+    view = client.post(f"/v1/searches/{third}:cancel").json()
+    assert (view["status"], view["phase"], view["started_at"]) == ("cancelled", None, None)
+
+
+def test_paths_and_methods_that_are_not_there(client: TestClient) -> None:
+    response = client.get("/v1/nothing")
+    assert response.status_code == 404
+    assert slug(response) == "no-such-path"
+    response = client.delete("/v1/searches")
+    assert response.status_code == 405
+    assert slug(response) == "method-not-allowed"
+    assert set(response.headers["allow"].split(", ")) <= {"GET", "POST"}

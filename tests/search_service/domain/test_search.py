@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+import pytest
+
+from search_service.domain.errors import IllegalMove, InvalidSpec, UnreadableSpec
+from search_service.domain.search import (
+    LEGAL_MOVES,
+    Phase,
+    SearchStatus,
+    check_move,
+    check_space_is_listable,
+)
+from search_service.storage import codec
+
+RUNNABLE: dict[str, Any] = {
+    "tasks": {"family": "glyphs"},
+    "model": {"network": "conv4"},
+    "meta_training": {},
+    "max_degradation": 0.01,
+}
+SINUSOID: dict[str, Any] = {**RUNNABLE, "tasks": {"family": "sinusoid"}, "model": {"network": "mlp"}}
+
+
+def changed(spec: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(json.dumps(spec))
+    *parents, last = dotted.split(".")
+    place = result
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return result
+
+
+def test_defaults_are_written_out() -> None:
+    spec = codec.spec_from_json(RUNNABLE)
+    assert (spec.tasks.ways, spec.tasks.shots, spec.tasks.queries) == (5, 1, 15)
+    assert (spec.tasks.support_size, spec.tasks.query_size, spec.tasks.outputs) == (5, 75, 5)
+    assert (spec.model.filters, spec.model.pooling, spec.model.hidden) == (64, "max", None)
+    assert spec.model.unit_names == ("conv1", "conv2", "conv3", "conv4", "head")
+    spec = codec.spec_from_json(SINUSOID)
+    assert (spec.tasks.ways, spec.tasks.outputs, spec.tasks.metric) == (None, 1, "negative_mse")
+    assert spec.model.unit_names == ("layer1", "layer2", "head")
+
+
+@pytest.mark.parametrize("document", [RUNNABLE, SINUSOID, changed(SINUSOID, "model.hidden", [3, 4])])
+def test_a_spec_survives_its_json(document: dict[str, Any]) -> None:
+    spec = codec.spec_from_json(document)
+    stored = json.loads(json.dumps(codec.spec_to_json(spec)))
+    assert codec.spec_from_json(stored) == spec
+    assert codec.spec_to_json(codec.stored_spec(stored)) == stored
+
+
+@pytest.mark.parametrize(
+    ("base", "field", "value", "reason"),
+    [
+        (RUNNABLE, "name", " ", "printable"),
+        (RUNNABLE, "name", "x" * 201, "1 to 200"),
+        (RUNNABLE, "tasks.ways", 1, "2 to 100"),
+        (RUNNABLE, "tasks.shots", 0, "1 to 100"),
+        (RUNNABLE, "tasks.queries", 1001, "1 to 1000"),
+        (changed(RUNNABLE, "tasks.family", "omniglot"), "tasks.queries", 20, "20 drawings per class"),
+        (SINUSOID, "tasks.ways", 5, "no classes"),
+        (RUNNABLE, "model.hidden", [4], "no hidden layers"),
+        (RUNNABLE, "model.filters", 0, "1 to 1024"),
+        (RUNNABLE, "model.pooling", "mean", "must be 'max' or 'stride'"),
+        (SINUSOID, "model.filters", 4, "no filters"),
+        (SINUSOID, "model.pooling", "max", "no filters or pooling"),
+        (SINUSOID, "model.hidden", [], "number of layers"),
+        (SINUSOID, "model.hidden", [0], "width"),
+        (SINUSOID, "model.network", "conv4", "conv4 needs images"),
+        (RUNNABLE, "meta_training.inner_steps", 21, "1 to 20"),
+        (RUNNABLE, "meta_training.inner_rate", 0, "above 0"),
+        (RUNNABLE, "meta_training.outer_rate", float("nan"), "above 0"),
+        (RUNNABLE, "meta_training.meta_batch", 0, "1 to 1024"),
+        (RUNNABLE, "meta_training.iterations", 0, "1 to 1000000"),
+        (RUNNABLE, "meta_training.seed", -1, "must be 0 to"),
+        (RUNNABLE, "meta_training", None, "either meta_training or checkpoint"),
+        (RUNNABLE, "space.max_steps", 65, "1 to 64"),
+        (RUNNABLE, "baseline.steps", 0, "1 to 64"),
+        (RUNNABLE, "baseline.rate", float("inf"), "above 0"),
+        (RUNNABLE, "episodes.block", 1, "2 to 1000"),
+        (RUNNABLE, "episodes.validation", 30, "not a whole number of blocks of 25"),
+        (RUNNABLE, "episodes.confirmation", 10, "25 to 1000000"),
+        (RUNNABLE, "max_degradation", 0, "above 0"),
+        (RUNNABLE, "max_degradation", float("nan"), "above 0"),
+        (RUNNABLE, "max_degradation", 1, "is no limit"),
+        (RUNNABLE, "degradation", "relative", "for regression"),
+        (RUNNABLE, "confidence", 0.4, "0.5 to 0.9999"),
+        (RUNNABLE, "device", "gpu", "'cpu' or 'cuda:<name>'"),
+        (RUNNABLE, "priority", 1001, "-1000 to 1000"),
+        (RUNNABLE, "seed", -1, "must be 0 to"),
+        (RUNNABLE, "runtime", "fast", "must be 'eager'"),
+    ],
+)
+def test_each_refusal_names_the_field_and_the_reason(base: dict[str, Any], field: str, value: Any, reason: str) -> None:
+    spec = json.loads(json.dumps(base))
+    *parents, last = field.split(".")
+    place = spec
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    with pytest.raises(UnreadableSpec) as refused:
+        codec.spec_from_json(spec)
+    expected = "model.network" if field == "model.network" else field
+    reasons = {problem.field: problem.reason for problem in refused.value.problems}
+    assert expected in reasons, reasons
+    assert reason in reasons[expected]
+
+
+def test_a_space_is_counted_without_being_listed() -> None:
+    assert check_space_is_listable(5, 5) == 155
+    with pytest.raises(InvalidSpec, match="at most 100000") as refused:
+        check_space_is_listable(400, 1)
+    assert refused.value.field == "space"
+
+
+@pytest.mark.parametrize(("present", "wanted"), list(product(SearchStatus, SearchStatus)))
+def test_only_legal_moves_pass(present: SearchStatus, wanted: SearchStatus) -> None:
+    if wanted in LEGAL_MOVES[present]:
+        check_move("it", present, wanted)
+    else:
+        with pytest.raises(IllegalMove, match=f"search it is {present} and cannot become {wanted}"):
+            check_move("it", present, wanted)
+
+
+def test_a_search_ends_for_good() -> None:
+    final = {status for status in SearchStatus if status.is_final}
+    assert final == {SearchStatus.SUCCEEDED, SearchStatus.FAILED, SearchStatus.CANCELLED}
+    assert all(wanted not in LEGAL_MOVES[SearchStatus.QUEUED] for wanted in (SearchStatus.SUCCEEDED,))
+
+
+def test_phases_follow_each_other() -> None:
+    order = [Phase.META_TRAINING]
+    while (following := order[-1].successor) is not None:
+        order.append(following)
+    assert order == list(Phase)

@@ -1,0 +1,335 @@
+"""Identities of adaptation, against plain MAML written out here by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from search_service.domain.errors import UnsupportedNetwork
+from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.inner_loop import (
+    Adaptation,
+    AdaptedState,
+    Parameters,
+    adapt,
+    inner_step,
+    masked_inner_step,
+    predict,
+    support_statistics,
+)
+from workers.adaptation.plain import adapt_plain, plain_network
+
+Make = Callable[..., Adaptation]
+MakeEpisodes = Callable[..., tuple[Tensor, ...]]
+HandStatistics = list[tuple[Tensor, Tensor]]
+
+KINDS = ("max", "stride", "mlp", "regression")
+STATISTICS = ("support", "query")
+UNITS = {"max": 5, "stride": 5, "mlp": 3, "regression": 3}
+EPS = 1e-5
+
+
+def by_hand(
+    kind: str, parameters: Parameters, x: Tensor, given: HandStatistics | None = None
+) -> tuple[Tensor, HandStatistics]:
+    """Outputs of the network and the (mean, variance) of every normalisation, in elementary operations."""
+    if kind in ("mlp", "regression"):
+        for layer in ("layer1.0", "layer2.0"):
+            x = (x @ parameters[f"{layer}.weight"].T + parameters[f"{layer}.bias"]).clamp(min=0)
+        return x @ parameters["head.weight"].T + parameters["head.bias"], []
+    used: HandStatistics = []
+    for block in range(4):
+        name = f"conv{block + 1}"
+        x = torch.conv2d(
+            x,
+            parameters[f"{name}.0.weight"],
+            parameters[f"{name}.0.bias"],
+            stride=1 if kind == "max" else 2,
+            padding=1,
+        )
+        mean = x.mean((0, 2, 3))
+        variance = (x - mean[:, None, None]).square().mean((0, 2, 3))
+        if given is not None:
+            mean, variance = given[block]
+        used.append((mean, variance))
+        x = (x - mean[:, None, None]) / (variance + EPS).sqrt()[:, None, None]
+        x = x * parameters[f"{name}.1.weight"][:, None, None] + parameters[f"{name}.1.bias"][:, None, None]
+        x = torch.where(x > 0, x, 0)
+        if kind == "max":
+            x = torch.nn.functional.max_pool2d(x, 2)
+    x = x.flatten(1) if kind == "max" else x.mean((2, 3))
+    return x @ parameters["head.weight"].T + parameters["head.bias"], used
+
+
+def loss_by_hand(kind: str, outputs: Tensor, y: Tensor) -> Tensor:
+    if kind == "regression":
+        return (outputs - y).square().mean()
+    return (outputs.logsumexp(1) - outputs[torch.arange(len(y)), y]).mean()
+
+
+def maml_by_hand(kind: str, parameters: Parameters, rate: float, steps: int, x: Tensor, y: Tensor) -> Parameters:
+    moving = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    for _ in range(steps):
+        loss = loss_by_hand(kind, by_hand(kind, moving, x)[0], y)
+        gradients = torch.autograd.grad(loss, list(moving.values()))
+        moving = {
+            name: (value - rate * gradient).detach().requires_grad_()
+            for (name, value), gradient in zip(moving.items(), gradients, strict=True)
+        }
+    return {name: value.detach() for name, value in moving.items()}
+
+
+def first(episodes: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor[0] for tensor in episodes]
+
+
+def assert_close(left: Tensor, right: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+def assert_same_parameters(left: Parameters, right: Parameters, tolerance: float = 1e-10) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
+
+
+def patterns(units: int, max_steps: int = 3) -> st.SearchStrategy[LambdaPattern]:
+    row = st.tuples(*[st.booleans()] * units).filter(any)
+    return st.lists(row, min_size=1, max_size=max_steps).map(
+        lambda rows: LambdaPattern(units=units, rows=tuple(rows))
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm_statistics", STATISTICS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_full_pattern_is_plain_maml(
+    kind: str, norm_statistics: str, steps: int, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
+    x, y, qx, _ = first(make_episodes(kind, 1))
+    initial = adaptation.parameters()
+    state = adapt(adaptation, initial, LambdaPattern.full(UNITS[kind], steps), x, y)
+
+    expected = maml_by_hand(kind, initial, adaptation.rate, steps, x, y)
+    assert_same_parameters(state.parameters, expected)
+    assert max(float((expected[name] - initial[name]).abs().max()) for name in initial) > 1e-3  # it does adapt
+
+    _, support = by_hand(kind, expected, x)
+    if norm_statistics == "support":
+        assert [*state.statistics] == [f"conv{block + 1}.1" for block in range(len(support))]
+        for (mean, inverse_std), (hand_mean, hand_variance) in zip(state.statistics.values(), support, strict=True):
+            assert_close(mean, hand_mean)
+            assert_close(inverse_std, (hand_variance + EPS).rsqrt())
+        outputs, _ = by_hand(kind, expected, qx, support)
+    else:
+        assert state.statistics == {}
+        outputs, _ = by_hand(kind, expected, qx)
+    assert_close(predict(adaptation, state, qx), outputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm_statistics", STATISTICS)
+def test_plain_pytorch_adapts_alike(
+    kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
+    x, y, qx, _ = first(make_episodes(kind, 1, shots=2))
+    initial = {name: value.clone() for name, value in adaptation.parameters().items()}
+    plain = plain_network(adaptation.network)
+    adapted = adapt_plain(adaptation, plain, 3, x, y)
+    state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(UNITS[kind], 3), x, y)
+    assert_same_parameters({name: value.detach() for name, value in adapted.named_parameters()}, state.parameters)
+    assert_same_parameters(adaptation.parameters(), initial, 0)  # the copies are copies
+    assert_same_parameters({name: value.detach() for name, value in plain.named_parameters()}, initial, 0)
+
+    if norm_statistics == "query":
+        with torch.no_grad():
+            assert_close(adapted(qx), predict(adaptation, state, qx))
+        return
+    sizes = _examples_per_statistic(adaptation, x)
+    norms = {name: module for name, module in adapted.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert norms.keys() == state.statistics.keys()
+    for name, norm in norms.items():
+        mean, inverse_std = state.statistics[name]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        biased = norm.running_var * (sizes[name] - 1) / sizes[name]  # PyTorch keeps the unbiased variance
+        assert_close(norm.running_mean, mean)
+        assert_close((biased + norm.eps).rsqrt(), inverse_std)
+        norm.running_var.copy_(biased)
+    with torch.no_grad():
+        assert_close(adapted.eval()(qx), predict(adaptation, state, qx))
+
+
+def _examples_per_statistic(adaptation: Adaptation, x: Tensor) -> dict[str, int]:
+    """How many numbers each normalisation averages over: examples times pixels of its feature map."""
+    sizes = {}
+    for block in range(4):
+        name = f"conv{block + 1}"
+        if hasattr(adaptation.network, name):
+            convolution = adaptation.network.get_submodule(f"{name}.0")
+            sizes[f"{name}.1"] = convolution(x).numel() // 4
+            x = adaptation.network.get_submodule(name)(x)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("norm_statistics", STATISTICS)
+def test_empty_pattern_leaves_the_parameters_untouched(
+    kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
+    x, y, qx, _ = first(make_episodes(kind, 1))
+    initial = adaptation.parameters()
+    before = {name: value.clone() for name, value in initial.items()}
+    state = adapt(adaptation, initial, LambdaPattern.empty(UNITS[kind]), x, y)
+    assert all(state.parameters[name] is initial[name] for name in initial)
+    assert_same_parameters(initial, before, 0)
+    support = by_hand(kind, initial, x)[1] if norm_statistics == "support" else None
+    assert_close(predict(adaptation, state, qx), by_hand(kind, initial, qx, support)[0])
+
+
+@pytest.mark.parametrize("kind", ["stride", "mlp"])
+def test_frozen_units_are_the_same_tensors_and_active_ones_move(
+    kind: str, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation(kind)
+    x, y, _, _ = first(make_episodes(kind, 1))
+    initial = adaptation.parameters()
+    for unit, (name, names) in enumerate(adaptation.units.items()):
+        row = tuple(index == unit for index in range(len(adaptation.units)))
+        after = inner_step(adaptation, initial, row, x, y)
+        assert {key for key in initial if after[key] is not initial[key]} == set(names), name
+        assert all(not torch.equal(after[key], initial[key]) for key in names if "weight" in key)
+
+
+def _run_masked(
+    adaptation: Adaptation, pattern: LambdaPattern, lowest: int, x: Tensor, y: Tensor
+) -> tuple[Parameters, Parameters]:
+    initial = parameters = adaptation.parameters()
+    for row in pattern.rows:
+        parameters = masked_inner_step(adaptation, parameters, torch.tensor(row), lowest, x, y)
+    return initial, parameters
+
+
+@pytest.mark.parametrize("norm_statistics", STATISTICS)
+@pytest.mark.parametrize("kind", ["max", "stride", "regression"])
+def test_masked_is_pruned(
+    kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
+    x, y, qx, _ = first(make_episodes(kind, 1))
+
+    @settings(max_examples=20, deadline=None)
+    @given(data=st.data(), pattern=patterns(UNITS[kind]))
+    def check(data: st.DataObject, pattern: LambdaPattern) -> None:
+        assert pattern.lowest_active_unit is not None
+        lowest = data.draw(st.integers(0, pattern.lowest_active_unit), label="lowest unit")
+        initial, masked = _run_masked(adaptation, pattern, lowest, x, y)
+        state = adapt(adaptation, initial, pattern, x, y)
+        assert_same_parameters(masked, state.parameters)
+        for unit, names in enumerate(adaptation.units.values()):
+            if unit not in pattern.active_units:
+                assert all(torch.equal(masked[name], initial[name]) for name in names)
+        judged = AdaptedState(masked, support_statistics(adaptation, masked, x))
+        assert_close(predict(adaptation, judged, qx), predict(adaptation, state, qx))
+
+    check()
+
+
+class RootOfZero(nn.Module):
+    """Its first unit is at the one place where its gradient is infinite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.head = nn.Linear(2, 2, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.head(x), self.root.sqrt())
+
+    def units(self) -> dict[str, tuple[str, ...]]:
+        return {"root": ("root",), "head": ("head.weight", "head.bias")}
+
+
+def test_infinite_gradient_of_a_frozen_unit_stays_out() -> None:
+    adaptation = Adaptation.of(RootOfZero(), lambda outputs, y: (outputs - y).square().mean(), 0.1)
+    x, y = torch.ones(3, 2, dtype=torch.float64), torch.full((3, 2), 5.0, dtype=torch.float64)
+    moved = masked_inner_step(adaptation, adaptation.parameters(), torch.tensor([True, True]), 0, x, y)
+    assert not bool(moved["root"].isfinite().all())  # the gradient is infinite indeed
+    pattern = LambdaPattern.parse("01@3")
+    initial, masked = _run_masked(adaptation, pattern, 0, x, y)
+    assert torch.equal(masked["root"], torch.zeros(1, dtype=torch.float64))
+    assert all(bool(value.isfinite().all()) for value in masked.values())
+    assert_same_parameters(masked, adapt(adaptation, initial, pattern, x, y).parameters)
+
+
+@pytest.mark.parametrize("kind", ["max", "stride"])
+@pytest.mark.parametrize("pattern", ["11111@2", "00010", "00000"])
+def test_support_predictions_stand_alone_and_query_predictions_do_not(
+    kind: str, pattern: str, make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    x, y, qx, _ = first(make_episodes(kind, 1, queries=3))
+    order = torch.randperm(len(qx), generator=torch.Generator().manual_seed(0))
+    alone = {}
+    for norm_statistics in STATISTICS:
+        adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
+        state = adapt(adaptation, adaptation.parameters(), LambdaPattern.parse(pattern), x, y)
+        together = predict(adaptation, state, qx)
+        assert_close(predict(adaptation, state, qx[order]), together[order], 1e-12)
+        half = predict(adaptation, state, qx[:4]) - together[:4]
+        one_by_one = torch.cat([predict(adaptation, state, qx[i : i + 1]) for i in range(len(qx))]) - together
+        alone[norm_statistics] = float(torch.cat([half, one_by_one]).abs().max())
+    assert alone["support"] <= 1e-12
+    assert alone["query"] > 1e-3
+
+
+def test_an_adaptation_leaves_the_network_and_its_arguments_as_they_were(
+    make_adaptation: Make, make_episodes: MakeEpisodes
+) -> None:
+    adaptation = make_adaptation("max")
+    episode = first(make_episodes("max", 1))
+    copies = [tensor.clone() for tensor in episode]
+    before = {name: value.clone() for name, value in adaptation.network.state_dict().items()}
+    outputs = adaptation.network(episode[2])
+    state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(5, 2), *episode[:2])
+    predict(adaptation, state, episode[2])
+    assert all(torch.equal(left, right) for left, right in zip(episode, copies, strict=True))
+    assert_same_parameters(dict(adaptation.network.state_dict()), before, 0)
+    assert all(value.grad is None for value in adaptation.network.parameters())
+    assert torch.equal(adaptation.network(episode[2]), outputs)
+
+
+def test_a_row_of_another_length_is_refused(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
+    adaptation = make_adaptation("mlp")
+    x, y, _, _ = first(make_episodes("mlp", 1))
+    with pytest.raises(ValueError, match="a row of 5 units for a network of 3"):
+        adapt(adaptation, adaptation.parameters(), LambdaPattern.full(5, 1), x, y)
+
+
+class Normalised(nn.Sequential):
+    """A linear layer and a normalisation of PyTorch's."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__(nn.Linear(4, 4), norm, nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
+def test_batch_normalisation_of_pytorch_is_refused_by_name(norm: nn.Module) -> None:
+    with pytest.raises(UnsupportedNetwork, match=r"1 is BatchNorm1d.*EpisodeNorm"):
+        Adaptation.of(Normalised(norm), nn.functional.cross_entropy, 0.1)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4).eval(), nn.LayerNorm(4)])
+def test_normalisation_that_ignores_the_batch_adapts(norm: nn.Module) -> None:
+    network = Normalised(norm)
+    adaptation = Adaptation.of(network, nn.functional.cross_entropy, 0.1)
+    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(2)
+    state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(3, 2), x, y)
+    assert_close(predict(adaptation, state, x)[:2], predict(adaptation, state, x[:2]), 1e-6)

@@ -1,0 +1,199 @@
+"""The outer gradient against MAML written out here by hand, against finite differences, and in its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.inner_loop import Adaptation, NormStatistics, classification_loss, regression_loss
+from workers.adaptation.networks import MLP, Conv4
+from workers.meta_training.maml import OuterGradient
+
+TASKS = 3
+RATE = 0.3
+EPS = 1e-5
+Parameters = dict[str, Tensor]
+Network = Callable[[Parameters, Tensor, list[tuple[Tensor, Tensor]] | None], tuple[Tensor, list[tuple[Tensor, Tensor]]]]
+
+
+def mlp_by_hand(
+    parameters: Parameters, x: Tensor, given: list[tuple[Tensor, Tensor]] | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    for layer in ("layer1.0", "layer2.0"):
+        x = (x @ parameters[f"{layer}.weight"].T + parameters[f"{layer}.bias"]).clamp(min=0)
+    return x @ parameters["head.weight"].T + parameters["head.bias"], []
+
+
+def conv4_by_hand(
+    parameters: Parameters, x: Tensor, given: list[tuple[Tensor, Tensor]] | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    used = []
+    for block in range(4):
+        name = f"conv{block + 1}"
+        x = torch.conv2d(x, parameters[f"{name}.0.weight"], parameters[f"{name}.0.bias"], stride=2, padding=1)
+        mean = x.mean((0, 2, 3), keepdim=True)
+        variance = (x - mean).square().mean((0, 2, 3), keepdim=True)
+        used.append((mean, variance))
+        if given is not None:
+            mean, variance = given[block]
+        x = (x - mean) / (variance + EPS).sqrt()
+        x = x * parameters[f"{name}.1.weight"][:, None, None] + parameters[f"{name}.1.bias"][:, None, None]
+        x = x.clamp(min=0)
+    return x.mean((2, 3)) @ parameters["head.weight"].T + parameters["head.bias"], used
+
+
+def by_hand(
+    network: Network,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    parameters: Parameters,
+    pattern: LambdaPattern,
+    units: list[tuple[str, ...]],
+    task: tuple[Tensor, ...],
+    norm_statistics: NormStatistics,
+    second_order: bool,
+) -> tuple[Parameters, float]:
+    """Finn et al., algorithm 1, by torch.autograd: gradient of the query loss by the initial parameters."""
+    x, y, qx, qy = task
+    initial = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+    moving = initial
+    for row in pattern.rows:
+        names = [name for active, names in zip(row, units, strict=True) if active for name in names]
+        inner = loss(network(moving, x, None)[0], y)
+        gradients = torch.autograd.grad(inner, [moving[name] for name in names], create_graph=second_order)
+        moving = moving | {
+            name: moving[name] - RATE * (gradient if second_order else gradient.detach())
+            for name, gradient in zip(names, gradients, strict=True)
+        }
+    support = network(moving, x, None)[1] if norm_statistics == "support" else None
+    outer = loss(network(moving, qx, support)[0], qy)
+    gradients = torch.autograd.grad(outer, list(initial.values()))
+    return dict(zip(initial, gradients, strict=True)), float(outer.detach())
+
+
+def problem(kind: str, norm_statistics: NormStatistics, order: str) -> tuple[Adaptation, Network, tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        network: nn.Module = MLP((1,), 1, (5, 4)) if kind == "mlp" else Conv4((1, 16, 16), 3, 4, "stride")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    loss = regression_loss if kind == "mlp" else classification_loss
+    adaptation = Adaptation.of(network.double(), loss, RATE, norm_statistics, create_graph=order == "second")
+    shape = (1,) if kind == "mlp" else (1, 16, 16)
+    x, qx = (torch.randn(TASKS, n, *shape, generator=generator, dtype=torch.float64) for n in (3, 6))
+    if kind == "mlp":
+        return adaptation, mlp_by_hand, (x, torch.sin(2 * x), qx, torch.sin(2 * qx))
+    labels = torch.arange(3).repeat(TASKS, 1)
+    return adaptation, conv4_by_hand, (x, labels, qx, labels.repeat(1, 2))
+
+
+@pytest.mark.parametrize("pattern", ["full@2", "late", "empty"])
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize(("kind", "norm_statistics"), [("mlp", "support"), ("conv4", "support"), ("conv4", "query")])
+def test_outer_gradient_is_maml_averaged_over_tasks(
+    kind: str, norm_statistics: NormStatistics, order: str, pattern: str
+) -> None:
+    adaptation, network, tasks = problem(kind, norm_statistics, order)
+    units = len(adaptation.units)
+    adapted = {
+        "full@2": LambdaPattern.full(units, 2),
+        "late": LambdaPattern.constant([index >= units - 2 for index in range(units)], 2),
+        "empty": LambdaPattern.empty(units),
+    }[pattern]
+    parameters = adaptation.parameters()
+    before = {name: value.clone() for name, value in parameters.items()}
+    gradient, loss = OuterGradient(adaptation, adapted)(parameters, *tasks)
+
+    hand = [
+        by_hand(
+            network,
+            adaptation.loss,
+            parameters,
+            adapted,
+            list(adaptation.units.values()),
+            task,
+            norm_statistics,
+            order == "second",
+        )
+        for task in zip(*tasks, strict=True)
+    ]
+    assert loss == pytest.approx(sum(value for _, value in hand) / TASKS, rel=1e-10)
+    assert gradient.keys() == parameters.keys()
+    for name in parameters:
+        expected = sum((each[name] for each, _ in hand), torch.zeros_like(parameters[name])) / TASKS
+        torch.testing.assert_close(gradient[name], expected, rtol=1e-9, atol=1e-10)
+        assert torch.equal(parameters[name], before[name])
+
+
+def test_orders_differ_where_there_is_a_step_to_differentiate_through() -> None:
+    gradients = {}
+    for order in ("first", "second"):
+        adaptation, _, tasks = problem("conv4", "support", order)
+        gradients[order], _ = OuterGradient(adaptation, LambdaPattern.full(5, 2))(adaptation.parameters(), *tasks)
+    assert float((gradients["first"]["conv4.0.weight"] - gradients["second"]["conv4.0.weight"]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv4"])
+def test_second_order_is_the_slope_of_the_outer_loss(kind: str) -> None:
+    adaptation, _, tasks = problem(kind, "support", "second")
+    outer = OuterGradient(adaptation, LambdaPattern.full(len(adaptation.units), 2))
+    parameters = adaptation.parameters()
+    gradient, _ = outer(parameters, *tasks)
+    generator = torch.Generator().manual_seed(9)
+    step = 1e-7
+    for _ in range(5):
+        direction = {
+            name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in parameters.items()
+        }
+        above, below = (
+            outer({name: value + sign * step * direction[name] for name, value in parameters.items()}, *tasks)[1]
+            for sign in (1, -1)
+        )
+        slope = float(sum((gradient[name] * direction[name]).sum() for name in parameters))
+        assert (above - below) / (2 * step) == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+class Branches(nn.Module):
+    """Two parallel layers: their gradients are one and the same expression, and so one tensor in a traced program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Linear(3, 3)
+        self.right = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.add(self.left(x), self.right(x))
+
+
+def test_parameters_with_equal_gradients_are_averaged_each_on_their_own() -> None:
+    adaptation = Adaptation.of(Branches().double(), classification_loss, RATE)
+    outer = OuterGradient(adaptation, LambdaPattern.full(2, 1))
+    x = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(3).repeat(4, 1)
+    parameters = adaptation.parameters()
+    gradient, _ = outer(parameters, x, y, x, y)
+    single = [outer.one_task(parameters, *task)[0] for task in zip(x, y, x, y, strict=True)]
+    for name in parameters:
+        expected = torch.stack([each[name] for each in single]).mean(0)
+        torch.testing.assert_close(gradient[name], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_one_program_serves_all_tasks_of_a_shape() -> None:
+    adaptation, _, tasks = problem("mlp", "support", "second")
+    outer = OuterGradient(adaptation, LambdaPattern.full(3, 1))
+    outer(adaptation.parameters(), *tasks)
+    outer(adaptation.parameters(), *tasks)
+    assert len(outer._programs) == 1
+    outer(adaptation.parameters(), *(tensor[:, :2] for tensor in tasks))
+    assert len(outer._programs) == 2
+
+
+def test_no_tasks_are_refused() -> None:
+    adaptation, _, tasks = problem("mlp", "support", "first")
+    with pytest.raises(ValueError, match="at least one task"):
+        OuterGradient(adaptation, LambdaPattern.full(3, 1))(adaptation.parameters(), *(t[:0] for t in tasks))

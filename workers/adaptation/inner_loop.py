@@ -1,0 +1,193 @@
+"""The inner loop as pure functions: parameters, pattern and support set in, adapted state out.
+
+Two forms of the same adaptation. The *pruned* form takes gradients of the active units only, and is what a pattern
+costs in use. The *masked* form takes gradients of everything from the lowest active unit up and lets a mask, which is
+data, decide what moves: one program judges every pattern with that lowest unit. Both are written for any ``nn.Module``
+through ``torch.func.functional_call``; nothing here mutates a network.
+
+Notation: P parameters by name, U units, S inner steps, N support and M query examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+from torch.nn import functional
+
+from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.normalisation import Statistics, applying, collecting, refuse_batch_norm
+from workers.adaptation.units import Units, units_of
+
+Parameters = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+NormStatistics = Literal["support", "query"]
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of ``N x ways`` logits against ``N`` labels."""
+    return functional.cross_entropy(logits, labels)
+
+
+def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of ``N x outputs`` predictions."""
+    return functional.mse_loss(predictions, targets)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptedState:
+    """What predictions need: all parameters after the last step, and the support set's normalisation statistics.
+
+    ``statistics`` is empty under ``norm_statistics="query"`` and for networks without normalisation.
+    """
+
+    parameters: Parameters
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """How a network adapts, whatever the pattern: the network's function, its units, loss, rate and statistics."""
+
+    network: nn.Module
+    units: Units
+    loss: Loss
+    rate: float
+    norm_statistics: NormStatistics = "support"
+    create_graph: bool = True
+    """False detaches the inner gradients: first order for whoever differentiates through the adaptation."""
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        loss: Loss,
+        rate: float,
+        norm_statistics: NormStatistics = "support",
+        create_graph: bool = True,
+    ) -> Adaptation:
+        """The adaptation of a network with the units that it declares.
+
+        Raises:
+            UnsupportedNetwork: its units are none, or it normalises by PyTorch's batch normalisation.
+        """
+        refuse_batch_norm(network)
+        return cls(network, units_of(network), loss, rate, norm_statistics, create_graph)
+
+    def parameters(self) -> Parameters:
+        """The network's own parameters, detached: the initial parameters of an adaptation."""
+        return {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+
+    def names_of(self, row: Sequence[bool]) -> tuple[str, ...]:
+        """Names of the parameters that a row of a pattern updates."""
+        if len(row) != len(self.units):
+            raise ValueError(f"a row of {len(row)} units for a network of {len(self.units)}")
+        return tuple(name for active, names in zip(row, self.units.values(), strict=True) if active for name in names)
+
+
+def support_gradient(
+    adaptation: Adaptation, parameters: Parameters, active: Sequence[str], support_x: Tensor, support_y: Tensor
+) -> Parameters:
+    """Gradient of the support loss with respect to the ``active`` parameters only.
+
+    Args:
+        adaptation: how the network adapts.
+        parameters: all P parameters.
+        active: names of those to differentiate by.
+        support_x: ``N x ...``-dim tensor.
+        support_y: ``N``-dim labels or ``N x outputs``-dim targets.
+    """
+
+    def support_loss(moving: Parameters) -> Tensor:
+        outputs = functional_call(adaptation.network, {**parameters, **moving}, (support_x,))
+        return adaptation.loss(outputs, support_y)
+
+    gradient = grad(support_loss)({name: parameters[name] for name in active})
+    return gradient if adaptation.create_graph else {name: value.detach() for name, value in gradient.items()}
+
+
+def inner_step(
+    adaptation: Adaptation, parameters: Parameters, row: Sequence[bool], support_x: Tensor, support_y: Tensor
+) -> Parameters:
+    """One gradient step of the units that ``row`` names; the pruned form.
+
+    Returns all parameters; those of frozen units are the same objects. (Khabarlak, arXiv 2206.05930, section 3.)
+    """
+    gradient = support_gradient(adaptation, parameters, adaptation.names_of(row), support_x, support_y)
+    return {**parameters, **{name: parameters[name] - adaptation.rate * value for name, value in gradient.items()}}
+
+
+def masked_inner_step(
+    adaptation: Adaptation,
+    parameters: Parameters,
+    mask: Tensor,
+    lowest_unit: int,
+    support_x: Tensor,
+    support_y: Tensor,
+) -> Parameters:
+    """One gradient step in which ``mask`` decides what moves; the masked form.
+
+    Differentiates by every unit from ``lowest_unit`` up and selects with ``where``: a product with zero would turn an
+    infinite gradient into NaN.
+
+    Args:
+        adaptation: how the network adapts.
+        parameters: all P parameters.
+        mask: ``U``-dim boolean tensor, false below ``lowest_unit``.
+        lowest_unit: index of the lowest unit that the mask may move.
+        support_x: ``N x ...``-dim tensor.
+        support_y: ``N``-dim labels or ``N x outputs``-dim targets.
+    """
+    moving = {
+        name: unit for unit, names in enumerate(adaptation.units.values()) if unit >= lowest_unit for name in names
+    }
+    gradient = support_gradient(adaptation, parameters, tuple(moving), support_x, support_y)
+    return {
+        **parameters,
+        **{
+            name: torch.where(mask[unit], parameters[name] - adaptation.rate * gradient[name], parameters[name])
+            for name, unit in moving.items()
+        },
+    }
+
+
+def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x: Tensor) -> Statistics:
+    """Normalisation statistics of the support set under ``parameters``; empty under ``query`` statistics."""
+    if adaptation.norm_statistics == "query":
+        return {}
+    with collecting(adaptation.network) as statistics:
+        functional_call(adaptation.network, parameters, (support_x,))
+    return statistics
+
+
+def adapt(
+    adaptation: Adaptation, parameters: Parameters, pattern: LambdaPattern, support_x: Tensor, support_y: Tensor
+) -> AdaptedState:
+    """Adapt under a pattern; the pruned form. The empty pattern leaves the parameters untouched.
+
+    Args:
+        adaptation: how the network adapts.
+        parameters: all P parameters.
+        pattern: S rows of U units.
+        support_x: ``N x ...``-dim tensor.
+        support_y: ``N``-dim labels or ``N x outputs``-dim targets.
+    """
+    for row in pattern.rows:
+        parameters = inner_step(adaptation, parameters, row, support_x, support_y)
+    return AdaptedState(parameters, support_statistics(adaptation, parameters, support_x))
+
+
+def predict(adaptation: Adaptation, state: AdaptedState, query_x: Tensor) -> Tensor:
+    """Outputs for ``query_x``, a ``M x ...``-dim tensor, from an adapted state.
+
+    Under ``support`` statistics each prediction is independent of the other queries; under ``query`` the batch's own
+    statistics are used, as published MAML tables do.
+    """
+    if adaptation.norm_statistics == "query":
+        return functional_call(adaptation.network, state.parameters, (query_x,))  # type: ignore[no-any-return]
+    with applying(adaptation.network, state.statistics):
+        return functional_call(adaptation.network, state.parameters, (query_x,))  # type: ignore[no-any-return]

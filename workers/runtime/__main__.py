@@ -1,0 +1,53 @@
+"""``python -m workers.runtime``: one worker on one device."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+
+from search_service.domain.errors import DatabaseUnavailable
+from search_service.settings import Settings
+from workers.runtime.worker import Worker
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu, cuda:0, or auto: the first GPU if there is one.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; all cores unless said.")] = None,
+) -> None:
+    """Serve searches on one device until SIGTERM or Ctrl-C."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    settings = Settings()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = _first_gpu_or_cpu() if device == "auto" else device
+    try:
+        worker = Worker(settings, chosen, threads or settings.threads or cores)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.run()
+    except DatabaseUnavailable as error:
+        typer.echo(f"worker: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _first_gpu_or_cpu() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,254 @@
+"""The token protocol: how one job takes a search one step further, exactly once whatever dies when.
+
+*Start* claims the token's step and its batch and commits. The device computes with no transaction open. *Close* stores
+what came out, advances the token and defers its successor in one transaction, unless somebody else has claimed the
+step meanwhile: then everything is dropped. A job for another step is an echo and ends at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+from sqlalchemy import update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from search_service import queue
+from search_service.domain.errors import DatabaseUnavailable, LambdaSearchError
+from search_service.domain.evaluation import Split
+from search_service.domain.search import Phase, SearchStatus, TaskFamily
+from search_service.queue import TokenJob
+from search_service.storage import codec, searches, tokens
+from search_service.storage.database import Database
+from search_service.storage.tables import SearchRow, TokenRow
+from search_service.storage.tokens import TokenState
+from workers.runtime.answer import build_result
+from workers.runtime.case import Case
+from workers.runtime.evaluator import Evaluator, EvaluatorDied, WorkFailed, WorkUnwanted
+from workers.runtime.phases import baseline, certificate, meta_training, search, timing
+from workers.runtime.phases.rules import Batch, MustWait, PhaseRules
+from workers.runtime.work import Outcome, Progress, Work
+
+RULES: dict[Phase, PhaseRules] = {
+    Phase.META_TRAINING: meta_training,
+    Phase.BASELINE: baseline,
+    Phase.SEARCH: search,
+    Phase.TIMING: timing,
+    Phase.CERTIFICATE: certificate,
+}
+MAX_DEATHS = 3
+"""Evaluators that may die over one batch before the search fails."""
+PROGRESS_INTERVAL = 1.0  # seconds between progress writes
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A step that this worker has claimed."""
+
+    job: TokenJob
+    claim_no: int
+    batch: Batch
+    work: Work | None
+
+
+@dataclass
+class Advancer:
+    """Advances searches with one evaluator.
+
+    Args:
+        database: where everything lasting is.
+        evaluator: the device.
+        worker_id: this worker's name in the table of workers.
+        max_running: searches admitted at once per device class.
+        class_count: classes of a task family's split, as this worker has it.
+    """
+
+    database: Database
+    evaluator: Evaluator
+    worker_id: UUID
+    max_running: int
+    class_count: Callable[[TaskFamily, Split], int | None]
+    _giving_up: threading.Event = field(default_factory=threading.Event)
+
+    def give_up(self) -> None:
+        """Stop the step under way, storing nothing; from any thread."""
+        self._giving_up.set()
+
+    def __call__(self, job: TokenJob) -> None:
+        """Do the step that a job stands for, if it still stands."""
+        bound = {"search": str(job.search_id), "phase": job.phase.value, "token": job.no, "step": job.step}
+        with structlog.contextvars.bound_contextvars(**bound):
+            try:
+                self._advance(job)
+            except WorkUnwanted:
+                log.info("work no longer wanted, evaluator stopped")
+            except (DatabaseUnavailable, DBAPIError):
+                raise  # the job fails, and the reaper brings the token back
+            except Exception as error:  # whatever went wrong in a search's own work ends that search, not the worker
+                self._fail(job, error)
+
+    def _advance(self, job: TokenJob) -> None:
+        claim = self._start(job)
+        if claim is not None:
+            outcome = self._compute(claim) if claim.work is not None else None
+            self._close(claim, outcome)
+
+    def _case(self, session: Session, search_id: UUID) -> Case:
+        return Case(session, searches.lock(session, search_id), self.evaluator.fingerprint, self.class_count)
+
+    def _start(self, job: TokenJob) -> Claim | None:
+        with self.database.session() as session:
+            case = self._case(session, job.search_id)
+            token = tokens.lock(session, job.search_id, job.phase, job.no)
+            if case.row.status != SearchStatus.RUNNING or token.step != job.step or token.state == TokenState.ENDED:
+                log.info("echo", status=case.row.status, token_step=token.step, token_state=token.state)
+                return None
+            rules = RULES[job.phase]
+            try:
+                batch = token.batch if token.batch is not None else rules.take(case, token)
+            except MustWait:
+                tokens.hold(token)
+                log.info("held: another search trains this recipe")
+                return None
+            if batch is None:
+                self._end(case, token)
+                return None
+            claim_no = tokens.claim(session, token, self.worker_id, batch)
+            return Claim(job, claim_no, batch, rules.work(case, batch))
+
+    def _compute(self, claim: Claim) -> Outcome:
+        """Have the evaluator compute, retrying when its process dies for no fault of the work."""
+        assert claim.work is not None
+        for deaths in range(1, MAX_DEATHS + 1):
+            try:
+                return self.evaluator.perform(claim.work, _ProgressWriter(self.database, claim), self._check(claim))
+            except EvaluatorDied as error:
+                log.warning("evaluator died", deaths=deaths, reason=str(error))
+                if deaths == MAX_DEATHS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _check(self, claim: Claim) -> Callable[[], None]:
+        def check() -> None:
+            if self._giving_up.is_set():
+                self._requeue(claim)
+                raise WorkUnwanted
+            with self.database.session() as session:
+                token = session.get(TokenRow, (claim.job.search_id, claim.job.phase, claim.job.no))
+                row = session.get(SearchRow, claim.job.search_id)
+                if row is None or token is None or not _is_mine(row, token, claim):
+                    raise WorkUnwanted
+
+        return check
+
+    def _requeue(self, claim: Claim) -> None:
+        """Give a claimed step back, so that another worker need not wait for the reaper."""
+        with self.database.session() as session:
+            row = searches.lock(session, claim.job.search_id)
+            token = tokens.lock(session, claim.job.search_id, claim.job.phase, claim.job.no)
+            if _is_mine(row, token, claim):
+                tokens.requeue(token)
+                queue.defer_token(session, token, device=row.device, priority=row.priority)
+
+    def _close(self, claim: Claim, outcome: Outcome | None) -> None:
+        with self.database.session() as session:
+            case = self._case(session, claim.job.search_id)
+            token = tokens.lock(session, claim.job.search_id, claim.job.phase, claim.job.no)
+            if not _is_mine(case.row, token, claim):
+                log.info("dropped: the step was claimed by another worker or the search is over")
+                return
+            RULES[claim.job.phase].record(case, token, claim.batch, outcome)
+            tokens.advance(token)
+            queue.defer_token(session, token, device=case.row.device, priority=case.row.priority)
+
+    def _end(self, case: Case, token: TokenRow) -> None:
+        """End a token; the last live one of a phase starts the next phase, or answers the search."""
+        tokens.end(token)
+        case.session.flush()
+        if tokens.live_count(case.session, case.row.id, case.phase):
+            return
+        while True:
+            count = RULES[case.phase].plan(case)
+            if count:
+                for new in tokens.create(case.session, case.row.id, case.phase, count):
+                    queue.defer_token(case.session, new, device=case.row.device, priority=case.row.priority)
+                return
+            following = case.phase.successor
+            if following is None:
+                result = codec.result_to_json(build_result(case))
+                searches.succeed(case.session, case.row, result)
+                log.info("succeeded", fastest=result["fastest"]["pattern"])
+                queue.admit(case.session, case.row.device, self.max_running)
+                return
+            searches.enter_phase(case.session, case.row, following)
+            log.info("phase", entered=following.value)
+
+    def _fail(self, job: TokenJob, error: Exception) -> None:
+        """End a search whose work failed, unless somebody else holds the step now."""
+        expected = isinstance(error, LambdaSearchError)
+        trace = error.trace if isinstance(error, WorkFailed) else None
+        log.error("search failed", reason=str(error), trace=trace, exc_info=None if expected else error)
+        with self.database.session() as session:
+            row = searches.lock(session, job.search_id)
+            token = tokens.lock(session, job.search_id, job.phase, job.no)
+            if row.status != SearchStatus.RUNNING or token.step != job.step:
+                return
+            if token.state == TokenState.RUNNING and token.worker_id != self.worker_id:
+                return
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            at = f"phase {job.phase}, step {job.step} of token {job.no}"
+            about = _shown(token.batch) if token.batch else ""
+            searches.fail(
+                session, row, title="The search could not be computed", detail=f"{reason} ({at}{about})"
+            )
+            for live in tokens.lock_live_of(session, row.id):
+                if live.job_id is not None and live.no != job.no:
+                    queue.call_back(session, live.job_id)
+                tokens.end(live)
+            queue.admit(session, row.device, self.max_running)
+
+
+def _is_mine(row: SearchRow, token: TokenRow, claim: Claim) -> bool:
+    return (
+        row.status == SearchStatus.RUNNING
+        and token.state == TokenState.RUNNING
+        and token.claim_no == claim.claim_no
+        and token.step == claim.job.step
+    )
+
+
+def _shown(batch: Batch) -> str:
+    named = [f"{name} {batch[name]}" for name in ("run", "split", "block", "state_uri") if name in batch]
+    return ", " + ", ".join(named) if named else ""
+
+
+class _ProgressWriter:
+    """Writes what the evaluator reports into the search's progress, at most once a second.
+
+    Only phases with one token report from inside a step; where many run at once, the phase counts closed steps.
+    """
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database = database
+        self._claim = claim
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self._claim.job.phase not in (Phase.META_TRAINING, Phase.TIMING) or now < self._next:
+            return
+        self._next = now + PROGRESS_INTERVAL
+        values = {"done": progress.done, "total": progress.total, "unit": progress.unit, "message": progress.message}
+        with self._database.session() as session:
+            session.execute(
+                update(SearchRow)
+                .where(SearchRow.id == self._claim.job.search_id, SearchRow.status == SearchStatus.RUNNING)
+                .values(progress=values)
+            )

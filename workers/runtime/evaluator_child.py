@@ -1,0 +1,123 @@
+"""The evaluator's process: owns one device, computes what arrives on a pipe, dies with its parent.
+
+Two things end it with its parent: the kernel's parent-death signal, and a thread that waits for the end of a pipe whose
+other end only the parent holds. It is spawned, never forked, so no thread or CUDA state comes along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from workers.runtime.work import Outcome, Progress, Work
+
+PR_SET_PDEATHSIG = 1
+REPORT_INTERVAL = 0.25  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorSettings:
+    """What a child is started with."""
+
+    device: str
+    """``cpu`` or ``cuda:0``."""
+    threads: int
+    artifacts_url: str
+    data_dir: Path | None
+    lock_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child holds its device."""
+
+    fingerprint: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The child waits for its device, which another process holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The work raised."""
+
+    kind: str
+    message: str
+    trace: str
+
+
+Message = Ready | Waiting | Progress | Outcome | Failure
+
+
+def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifeline: Connection) -> None:
+    """Entry point of the spawned process."""
+    _die_with_parent(parent, lifeline)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+
+    import torch
+
+    from workers.runtime.artifacts import Artifacts
+    from workers.runtime.host_locks import DeviceSlot
+    from workers.runtime.laboratory import Laboratory
+
+    torch.set_num_threads(settings.threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slots = max(1, cores // settings.threads) if settings.device == "cpu" else 1
+    slot = DeviceSlot(settings.lock_dir, settings.device, slots)
+    if not slot.try_acquire():
+        pipe.send(Waiting())
+        slot.acquire()
+    laboratory = Laboratory(
+        torch.device(settings.device), Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir
+    )
+    pipe.send(Ready(laboratory.fingerprint()))
+    while True:
+        try:
+            work: Work = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(laboratory.perform(work, _Reporter(pipe)))
+        except Exception as error:  # whatever the work raised belongs to the parent, which names the search
+            pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc()))
+
+
+class _Reporter:
+    """Sends progress, at most every ``REPORT_INTERVAL``."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._next = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._pipe.send(progress)
+            self._next = now + REPORT_INTERVAL
+
+
+def _die_with_parent(parent: int, lifeline: Connection) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    def watch() -> None:
+        try:
+            lifeline.recv_bytes()
+        except (EOFError, OSError):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    if os.getppid() != parent:  # the parent died before the signal was set
+        os._exit(1)

@@ -1,0 +1,77 @@
+"""What a worker does beside its device: says that it lives, reaps, and mirrors finished judgements into Optuna."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from search_service.domain.errors import DatabaseUnavailable
+from search_service.domain.evaluation import Split
+from search_service.domain.search import TaskFamily
+from search_service.settings import Settings
+from search_service.storage import workers as worker_store
+from search_service.storage.database import Database
+from workers.runtime.reaper import REAP_INTERVAL, reap
+
+MIRROR_INTERVAL = 1.0  # seconds between looks for trials that the study does not show
+
+log = structlog.get_logger(__name__)
+
+
+class Housekeeping:
+    """Two daemon threads, so that a slow mirror never delays the reaper."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        worker_id: UUID,
+        stopping: threading.Event,
+        class_count: Callable[[TaskFamily, Split], int | None],
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._worker_id = worker_id
+        self._stopping = stopping
+        self._class_count = class_count
+        self._threads = [
+            threading.Thread(target=self._every, args=(REAP_INTERVAL, self._reap), name="reaper", daemon=True),
+            threading.Thread(target=self._every, args=(MIRROR_INTERVAL, self._mirror), name="mirror", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait until both have ended, after ``stopping`` was set."""
+        for thread in self._threads:
+            thread.join()
+
+    def _every(self, interval_s: float, action: Callable[[], None]) -> None:
+        while not self._stopping.wait(interval_s):
+            try:
+                action()
+            except (DatabaseUnavailable, DBAPIError) as error:
+                log.warning("housekeeping skipped", action=threading.current_thread().name, reason=str(error))
+            except Exception:  # a fault here must not end the thread: nobody else would reap
+                log.exception("housekeeping failed", action=threading.current_thread().name)
+
+    def _reap(self) -> None:
+        if self._settings.heartbeat_file is not None:
+            self._settings.heartbeat_file.touch()
+        with self._database.session() as session:
+            worker_store.seen(session, self._worker_id)
+        reap(self._database, self._settings.max_running_searches, self._class_count)
+
+    def _mirror(self) -> None:
+        from workers.search.study import mirror, open_study_storage
+
+        storage = open_study_storage(self._database)
+        while mirror(self._database, storage) and not self._stopping.is_set():
+            pass

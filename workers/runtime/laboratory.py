@@ -1,0 +1,299 @@
+"""The evaluator's own side: computes a piece of work on one device, keeping what is expensive to open."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from search_service.domain.evaluation import Split
+from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import TaskFamily
+from workers.adaptation.device import exact_float32, fingerprint, synchronize
+from workers.adaptation.episodes import Episodes, open_task_family
+from workers.adaptation.inner_loop import AdaptedState, Adaptation, Parameters, adapt, predict
+from workers.adaptation.judging import Judge
+from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
+from workers.adaptation.networks import build_network
+from workers.adaptation.plain import adapt_plain, plain_network
+from workers.adaptation.program import multiply_adds, trace
+from workers.adaptation.timing import InterleavedTiming, Samples, Subject, interleave, median_ratio
+from workers.meta_training.recipe import Recipe
+from workers.meta_training.trainer import MetaTrainer, read_checkpoint
+from workers.runtime.artifacts import Artifacts
+from workers.runtime.host_locks import TimingLock
+from workers.runtime.work import (
+    CheckpointOutcome,
+    CheckpointWork,
+    JudgingOutcome,
+    JudgingWork,
+    ModelUnderTest,
+    Outcome,
+    Progress,
+    TimingOutcome,
+    TimingWork,
+    TrainingOutcome,
+    TrainingWork,
+    Work,
+)
+from workers.search.statistics import MeanEstimate
+
+TIMING_EPISODES = 8
+"""Distinct episodes that timing rounds go through."""
+GPU_EPISODES_AT_ONCE = 25
+"""Episodes that one judging program adapts together on a GPU."""
+
+Report = Callable[[Progress], None]
+
+
+class Laboratory:
+    """Computes work on one device.
+
+    Args:
+        device: where.
+        artifacts: where training states and checkpoints are.
+        data_dir: where datasets are, if anywhere.
+        locks: folder of the host's locks.
+    """
+
+    def __init__(self, device: torch.device, artifacts: Artifacts, data_dir: Path | None, locks: Path) -> None:
+        exact_float32()
+        self.device = device
+        self.artifacts = artifacts
+        self.data_dir = data_dir
+        self.timing_lock = TimingLock(locks)
+        self._episodes = lru_cache(maxsize=4)(self._open_episodes)
+        self._models = lru_cache(maxsize=4)(self._open_model)
+        self._judges = lru_cache(maxsize=4)(self._open_judge)
+        self._trainer: MetaTrainer | None = None
+
+    def perform(self, work: Work, report: Report) -> Outcome:
+        """Compute a piece of work."""
+        if isinstance(work, TimingWork):
+            report(Progress(0, 1, "share", "waiting for the host to be quiet"))
+            with self.timing_lock.measuring():
+                return self._time(work, report)
+        with self.timing_lock.computing():
+            if isinstance(work, TrainingWork):
+                return self._train(work, report)
+            if isinstance(work, CheckpointWork):
+                return self._make_checkpoint(work, report)
+            return self._judge(work)
+
+    def _train(self, work: TrainingWork, report: Report) -> TrainingOutcome:
+        trainer = self._trainer_at(work.config, work.state_uri)
+        iterations = trainer.recipe.meta_training.iterations
+
+        def progress(iteration: int, loss: float) -> None:
+            self.timing_lock.give_way()
+            report(Progress(iteration, iterations, "iterations", f"loss {loss:.3f}"))
+
+        try:
+            trainer.run(work.seconds, progress)
+            uri = f"trainings/{trainer.recipe.key}/{trainer.iteration}.safetensors"
+            self.artifacts.put(uri, trainer.state())
+        except BaseException:
+            self._trainer = None
+            raise
+        return TrainingOutcome(
+            iteration=trainer.iteration, iterations=iterations, mean_loss=trainer.mean_loss, state_uri=uri
+        )
+
+    def _trainer_at(self, config: dict[str, Any], state_uri: str | None) -> MetaTrainer:
+        """The trainer at a stored state: the one in memory if it stands there, or a new one."""
+        recipe = Recipe.from_config(config)
+        trainer = self._trainer
+        if trainer is not None and trainer.recipe == recipe and state_uri is not None:
+            if state_uri == f"trainings/{recipe.key}/{trainer.iteration}.safetensors":
+                return trainer
+        trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device)
+        if state_uri is not None:
+            trainer.restore(self.artifacts.get(state_uri))
+        self._trainer = trainer
+        return trainer
+
+    def _make_checkpoint(self, work: CheckpointWork, report: Report) -> CheckpointOutcome:
+        trainer = self._trainer_at(work.config, work.state_uri)
+        data = trainer.checkpoint()
+        identity = hashlib.sha256(data).hexdigest()
+        uri = f"checkpoints/{identity}.safetensors"
+        self.artifacts.put(uri, data)
+        recipe = trainer.recipe
+        subject = ModelUnderTest(
+            checkpoint_uri=uri,
+            tasks=recipe.tasks,
+            model=recipe.model,
+            rate=recipe.meta_training.inner_rate,
+            norm_statistics=recipe.norm_statistics,
+        )
+        full = LambdaPattern.full(len(recipe.model.unit_names), recipe.meta_training.inner_steps)
+        qualities: list[float] = []
+        for block in range(work.episodes // work.block):
+            judging = JudgingWork(
+                subject=subject,
+                pattern=full.text,
+                split=Split.VALIDATION,
+                seed=recipe.meta_training.seed,
+                block=block,
+                block_size=work.block,
+            )
+            qualities += self._judge(judging).qualities[-1]
+            report(Progress(len(qualities), work.episodes, "episodes", "quality of the checkpoint"))
+        estimate = MeanEstimate.of(np.asarray(qualities))
+        low, high = estimate.interval()
+        quality = {
+            "metric": recipe.tasks.metric,
+            "estimate": estimate.mean,
+            "low": low,
+            "high": high,
+            "episodes": estimate.episodes,
+            "split": Split.VALIDATION.value,
+        }
+        self._trainer = None
+        return CheckpointOutcome(id=identity, uri=uri, quality=quality)
+
+    def _judge(self, work: JudgingWork) -> JudgingOutcome:
+        episodes = self._episodes(work.subject.tasks)
+        batch = episodes.draw(work.split, work.seed, work.block * work.block_size, work.block_size)
+        pattern = LambdaPattern.parse(work.pattern, len(work.subject.model.unit_names))
+        judge = self._judges(work.subject)
+        qualities = judge.qualities(pattern, *batch_tensors(batch, self.device), pause=self.timing_lock.give_way)
+        return JudgingOutcome(qualities=qualities.double().T.tolist(), digest=batch.digest)
+
+    def _time(self, work: TimingWork, report: Report) -> TimingOutcome:
+        adaptation, parameters = self._models(work.subject)
+        units = len(adaptation.units)
+        baseline = LambdaPattern.parse(work.baseline, units)
+        batch = self._episodes(work.subject.tasks).draw(Split.VALIDATION, work.seed, 0, TIMING_EPISODES)
+        episodes = list(zip(*batch_tensors(batch, self.device), strict=True))
+        bench = _TimingBench(adaptation, parameters, episodes, self.device)
+
+        subjects: dict[str, Subject] = {
+            "plain": bench.plain(baseline.steps),
+            "one_query": bench.prediction(1),
+            "all_queries": bench.prediction(None),
+        }
+        counted: dict[str, int] = {}
+        for text in dict.fromkeys([baseline.text, *work.patterns]):
+            report(Progress(len(counted), len(work.patterns) + 1, "patterns", f"tracing {text}"))
+            subjects[text], counted[text] = bench.pattern(LambdaPattern.parse(text, units))
+
+        timing = interleave(
+            subjects,
+            baseline.text,
+            work.limit_s,
+            lambda share: report(Progress(share, 1, "share", f"timing {len(work.patterns)} patterns")),
+        )
+        return TimingOutcome(
+            figures={
+                text: {**_figures(timing, baseline.text, text), "multiply_adds": counted[text]}
+                for text in dict.fromkeys([baseline.text, *work.patterns])
+            }
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The device's fingerprint."""
+        return fingerprint(self.device)
+
+    def _open_episodes(self, tasks: TaskFamily) -> Episodes:
+        return open_task_family(tasks, self.data_dir)
+
+    def _open_model(self, subject: ModelUnderTest) -> tuple[Adaptation, Parameters]:
+        episodes = self._episodes(subject.tasks)
+        parameters, _ = read_checkpoint(self.artifacts.get(subject.checkpoint_uri), self.device)
+        network = build_network(subject.model, episodes.input_shape, subject.tasks.outputs, seed=0).to(self.device)
+        network.load_state_dict(parameters)
+        adaptation = adaptation_for(network, subject.tasks, subject.rate, subject.norm_statistics)
+        return adaptation, adaptation.parameters()
+
+    def _open_judge(self, subject: ModelUnderTest) -> Judge:
+        adaptation, parameters = self._models(subject)
+        at_once = 1 if self.device.type == "cpu" else GPU_EPISODES_AT_ONCE
+        return Judge(adaptation, metric_for(subject.tasks), parameters, at_once)
+
+
+class _TimingBench:
+    """Makes the subjects of a timing run from one model and a few episodes."""
+
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        parameters: Parameters,
+        episodes: list[tuple[torch.Tensor, ...]],
+        device: torch.device,
+    ) -> None:
+        self.adaptation = adaptation
+        self.parameters = parameters
+        self.episodes = episodes
+        self.device = device
+
+    def pattern(self, pattern: LambdaPattern) -> tuple[Subject, int]:
+        """Adaptation under a pattern by its pruned program, and the multiply-adds it takes."""
+        names = {name for row in pattern.rows for name in self.adaptation.names_of(row)}
+
+        def adapted(parameters: Parameters, x: torch.Tensor, y: torch.Tensor) -> tuple[Any, Any]:
+            state = adapt(self.adaptation, parameters, pattern, x, y)
+            return {name: state.parameters[name] for name in names}, state.statistics
+
+        x, y, _, _ = self.episodes[0]
+        program = trace(adapted, self.parameters, x, y)
+        return self._subject(lambda x, y, _: program(self.parameters, x, y)), multiply_adds(program)
+
+    def plain(self, steps: int) -> Subject:
+        """Adaptation of all units by plain PyTorch."""
+        network = plain_network(self.adaptation.network)
+
+        def run(number: int) -> None:
+            x, y, _, _ = self.episodes[number % len(self.episodes)]
+            adapt_plain(self.adaptation, network, steps, x, y)
+            synchronize(self.device)
+
+        return run
+
+    def prediction(self, queries: int | None) -> Subject:
+        """Prediction of the first ``queries`` query examples, or of all, from an adapted state."""
+        x, y, query_x, _ = self.episodes[0]
+        full = LambdaPattern.full(len(self.adaptation.units), 1)
+        state = adapt(self.adaptation, self.parameters, full, x, y)
+
+        def predicted(parameters: Parameters, statistics: Any, query_x: torch.Tensor) -> torch.Tensor:
+            return predict(self.adaptation, AdaptedState(parameters, statistics), query_x)
+
+        program = trace(predicted, state.parameters, state.statistics, query_x[:queries])
+        return self._subject(lambda _x, _y, query_x: program(state.parameters, state.statistics, query_x[:queries]))
+
+    def _subject(self, run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]) -> Subject:
+        def subject(number: int) -> None:
+            x, y, query_x, _ = self.episodes[number % len(self.episodes)]
+            with torch.no_grad():
+                run(x, y, query_x)
+            synchronize(self.device)
+
+        return subject
+
+
+def _figures(timing: InterleavedTiming, baseline: str, text: str) -> dict[str, Any]:
+    samples = timing.samples_s
+    queries = samples["all_queries"]
+    return {
+        "latency_s": _latency(samples[text]),
+        "prediction_latency_s": {name: _latency(samples[name]) for name in ("one_query", "all_queries")},
+        "plain_latency_s": _latency(samples["plain"]),
+        "baseline_latency_s": _latency(samples[baseline]),
+        "speedup": asdict(median_ratio(samples[baseline], samples[text])),
+        "speedup_over_plain": asdict(median_ratio(samples["plain"], samples[text])),
+        "end_to_end_speedup": asdict(median_ratio(samples[baseline] + queries, samples[text] + queries)),
+        "load": [timing.load_before, timing.load_after],
+        "tight": timing.tight,
+    }
+
+
+def _latency(samples: Samples) -> dict[str, Any]:
+    p10, median, p90 = np.quantile(samples, (0.1, 0.5, 0.9))
+    return {"median": float(median), "p10": float(p10), "p90": float(p90), "samples": len(samples)}

@@ -1,0 +1,66 @@
+"""Baseline: the full pattern for every step count, and no adaptation, on all validation blocks; one token per block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from search_service.domain.evaluation import Split
+from search_service.domain.lambda_pattern import constant_row_patterns
+from search_service.storage import tokens, trials
+from search_service.storage.tables import TokenRow
+from workers.runtime.case import Case
+from workers.runtime.phases import judged_run
+from workers.runtime.phases.rules import Batch
+from workers.runtime.work import Outcome, Work
+
+ROUNDS_PER_BLOCK = 2
+"""Step 0 of a block's token judges the full run, step 1 the empty pattern."""
+
+
+def plan(case: Case) -> int:
+    """One token per validation block; when they have ended, the threshold and the trials are set."""
+    if tokens.count_of(case.session, case.row.id, case.phase) == 0:
+        judged_run.show_blocks(case, Split.VALIDATION, "judging the baseline")
+        return case.blocks(Split.VALIDATION)
+    _set_threshold(case)
+    _list_trials(case)
+    return 0
+
+
+def take(case: Case, token: TokenRow) -> Batch | None:
+    """The full run on the token's block, then the empty pattern on it."""
+    if token.step >= ROUNDS_PER_BLOCK:
+        return None
+    patterns = case.full_by_steps if token.step == 0 else [case.empty]
+    return judged_run.batch_for(case, patterns, Split.VALIDATION, token.no)
+
+
+def work(case: Case, batch: Batch) -> Work | None:
+    """Judge the run."""
+    return judged_run.work_for(case, batch)
+
+
+def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
+    """Store the evaluations."""
+    judged_run.record(case, batch, outcome)
+    judged_run.show_blocks(case, Split.VALIDATION, "judging the baseline")
+
+
+def _set_threshold(case: Case) -> None:
+    """The threshold in the metric's unit; a relative one is a fraction of the baseline's validation error."""
+    spec = case.spec
+    if spec.degradation == "absolute":
+        case.row.max_degradation = spec.max_degradation
+        return
+    baseline = case.qualities(Split.VALIDATION, case.baseline.text)
+    case.row.max_degradation = spec.max_degradation * abs(float(np.mean(baseline)))
+
+
+def _list_trials(case: Case) -> None:
+    """One trial per candidate; those of one row are judged together."""
+    candidates = constant_row_patterns(len(case.unit_names), case.max_steps)
+    trials.add_many(
+        case.session,
+        case.row.id,
+        ((pattern.text, pattern.first_steps(1).text) for pattern in candidates),
+    )

@@ -1,0 +1,80 @@
+"""A run: one pattern judged on one block, which also yields the patterns of its first 1, 2, ... steps.
+
+Shared by every phase that judges. Evaluations that are stored already, by this search or another, are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from search_service.domain.evaluation import Split
+from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.storage import evaluations, tokens
+from workers.runtime.case import Case
+from workers.runtime.phases.rules import Batch
+from workers.runtime.work import JudgingOutcome, JudgingWork, Outcome
+
+
+def batch_for(case: Case, patterns: Iterable[LambdaPattern], split: Split, block: int) -> Batch:
+    """The batch that judges patterns which are all first steps of the longest one."""
+    wanted = list(patterns)
+    longest = max(wanted, key=lambda pattern: pattern.steps)
+    key = evaluations.ensure_scope(case.session, case.scope(split))
+    texts = [pattern.text for pattern in wanted]
+    stored = evaluations.block(case.session, key, texts, block)
+    return {
+        "run": longest.text,
+        "candidates": texts,
+        "split": split.value,
+        "block": block,
+        "known": len(stored) == len(texts),
+    }
+
+
+def work_for(case: Case, batch: Batch) -> JudgingWork | None:
+    """What an evaluator computes for a batch; None when every evaluation is stored."""
+    if batch["known"]:
+        return None
+    return JudgingWork(
+        subject=case.subject,
+        pattern=batch["run"],
+        split=Split(batch["split"]),
+        seed=case.spec.seed,
+        block=batch["block"],
+        block_size=case.spec.episodes.block,
+    )
+
+
+def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
+    """Store the qualities of a batch and count the effort."""
+    candidates = [LambdaPattern.parse(text) for text in batch["candidates"]]
+    size = case.spec.episodes.block
+    case.add_effort(episode_adaptations=size * len(candidates))
+    if outcome is None:
+        case.add_effort(reused_evaluations=len(candidates))
+        return
+    assert isinstance(outcome, JudgingOutcome)
+    key = case.scope(Split(batch["split"])).key
+    evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
+    evaluations.put_block(
+        case.session,
+        key,
+        batch["block"],
+        {pattern.text: outcome.qualities[max(pattern.steps, 1) - 1] for pattern in candidates},
+        case.device,
+    )
+    case.add_effort(image_passes=size * _image_passes(case, LambdaPattern.parse(batch["run"]).steps))
+
+
+def show_blocks(case: Case, split: Split, message: str) -> None:
+    """Progress of a round that judges every block of a split, one token per block."""
+    blocks = case.blocks(split)
+    ended = tokens.count_of(case.session, case.row.id, case.phase, tokens.TokenState.ENDED)
+    case.set_progress(ended % blocks, blocks, "blocks", message)
+
+
+def _image_passes(case: Case, steps: int) -> int:
+    """Examples that pass forward through the network when a run of ``steps`` steps is judged on one episode."""
+    tasks = case.spec.tasks
+    support_passes = steps if case.spec.norm_statistics == "query" else steps + 1
+    return support_passes * tasks.support_size + max(steps, 1) * tasks.query_size

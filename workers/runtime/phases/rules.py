@@ -1,0 +1,47 @@
+"""What every phase answers to the token protocol.
+
+All methods but ``work`` run inside a short transaction that holds the search's row; ``work`` says what a device then
+computes with no transaction open.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from search_service.storage.tables import TokenRow
+from workers.runtime.case import Case
+from workers.runtime.work import Outcome, Work
+
+Batch = dict[str, Any]
+"""What one step of a token is about; JSON, kept on the token so that a re-claim takes the same."""
+
+
+class MustWait(Exception):
+    """Raised by ``take``: the token waits, without a job, until the reaper finds that it can go on."""
+
+
+class PhaseRules(Protocol):
+    """One phase of a search."""
+
+    def plan(self, case: Case) -> int:
+        """How many tokens to make: called when the phase begins and whenever its last live token has ended.
+
+        Zero means that the phase is over.
+        """
+        ...
+
+    def take(self, case: Case, token: TokenRow) -> Batch | None:
+        """The next batch of a token, or None when the token has no more work.
+
+        Raises:
+            MustWait: there is work, but another search is doing it.
+        """
+        ...
+
+    def work(self, case: Case, batch: Batch) -> Work | None:
+        """What a device must compute for a batch; None when all of it is known already."""
+        ...
+
+    def record(self, case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
+        """Store what came out and advance the search's trials."""
+        ...

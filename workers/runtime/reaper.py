@@ -1,0 +1,131 @@
+"""The reaper: brings back what a dead worker, a lost job or a finished neighbour left waiting.
+
+It starts from our rows: every token ``in_queue`` or ``running`` has exactly one live job, or gets one. What the queue
+says of a job is believed only together with the heartbeat of the queue's worker that holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from search_service import queue
+from search_service.domain.evaluation import Split
+from search_service.domain.search import Phase, SearchStatus, TaskFamily
+from search_service.storage import searches, tokens
+from search_service.storage.database import QUEUE_SCHEMA, Database
+from search_service.storage.tables import TokenRow
+from search_service.storage.tokens import TokenState
+from workers.runtime.case import Case
+from workers.runtime.phases import meta_training
+
+REAP_INTERVAL = 3.0  # seconds
+STALLED_AFTER = 12.0  # seconds without a heartbeat, after which a queue worker counts as dead
+GRACE = 2.0  # seconds in which a job may be finished while its token's successor is not yet to be seen
+
+_REAPER_LOCK = 0x4C54  # first key of the advisory lock
+
+log = structlog.get_logger(__name__)
+
+ClassCount = Callable[[TaskFamily, Split], int | None]
+
+
+def reap(database: Database, max_running: int, class_count: ClassCount) -> int:
+    """One pass; only one process at a time reaps. Returns how many tokens were brought back."""
+    with database.session() as session:
+        if not session.scalars(text(f"select pg_try_advisory_xact_lock({_REAPER_LOCK}, 0)")).one():
+            return 0
+        devices = {row.device for row in searches.unfinished(session)}
+        for device in devices:
+            queue.admit(session, device, max_running)
+        suspects = [TokenName.of(token) for token in _suspects(session)]
+    return sum(_bring_back(database, name, class_count) for name in suspects)
+
+
+class TokenName:
+    """Which token, at which step and claim it was suspected."""
+
+    def __init__(self, token: TokenRow) -> None:
+        self.search_id, self.phase, self.no = token.search_id, Phase(token.phase), token.no
+        self.step, self.claim_no, self.job_id = token.step, token.claim_no, token.job_id
+
+    @classmethod
+    def of(cls, token: TokenRow) -> TokenName:
+        """The name of a token as it stands."""
+        return cls(token)
+
+    def still(self, token: TokenRow) -> bool:
+        """Whether nothing has happened to the token since it was suspected."""
+        return (token.step, token.claim_no, token.job_id) == (self.step, self.claim_no, self.job_id)
+
+
+def _suspects(session: Session) -> list[TokenRow]:
+    """Live tokens whose job is not alive, and held tokens."""
+    live = tokens.live(session)
+    alive = _jobs_alive(session, [token.job_id for token in live if token.job_id is not None])
+    return [token for token in live if token.state == TokenState.HELD or token.job_id not in alive]
+
+
+def _jobs_alive(session: Session, job_ids: list[int]) -> set[int]:
+    """Jobs that wait in the queue, or that a queue worker with a fresh heartbeat is doing.
+
+    A job that ended less than ``GRACE`` ago counts as alive: its worker's transaction may be about to show.
+    """
+    rows = session.execute(
+        text(
+            f"""
+            select job.id
+            from {QUEUE_SCHEMA}.procrastinate_jobs job
+            left join {QUEUE_SCHEMA}.procrastinate_workers worker on worker.id = job.worker_id
+            where job.id = any(:ids) and (
+                job.status = 'todo'
+                or (job.status = 'doing' and worker.last_heartbeat > now() - make_interval(secs => :stalled))
+                or exists (
+                    select from {QUEUE_SCHEMA}.procrastinate_events event
+                    where event.job_id = job.id and event.at > now() - make_interval(secs => :grace)
+                )
+            )
+            """
+        ),
+        {"ids": job_ids, "stalled": STALLED_AFTER, "grace": GRACE},
+    )
+    return {int(job_id) for (job_id,) in rows}
+
+
+def _bring_back(database: Database, name: TokenName, class_count: ClassCount) -> bool:
+    """Give a token that is still as it was suspected a new job, and close the old one."""
+    with database.session() as session:
+        row = searches.lock(session, name.search_id)
+        token = tokens.lock(session, name.search_id, name.phase, name.no)
+        if row.status != SearchStatus.RUNNING or token.state == TokenState.ENDED or not name.still(token):
+            return False
+        if token.state == TokenState.HELD:
+            if not meta_training.can_go_on(Case(session, row, {}, class_count)):
+                return False
+        else:
+            log.warning(
+                "token had no live job", search=str(row.id), phase=token.phase, token=token.no, step=token.step
+            )
+        if token.job_id is not None:
+            _close_job(session, token.job_id)
+        tokens.requeue(token)
+        queue.defer_token(session, token, device=row.device, priority=row.priority)
+        return True
+
+
+def _close_job(session: Session, job_id: int) -> None:
+    """Mark a job that nobody does any more as failed, so that the queue does not show it as running for ever."""
+    session.execute(
+        text(
+            f"""
+            select {QUEUE_SCHEMA}.procrastinate_finish_job_v1(
+                id, 'failed'::{QUEUE_SCHEMA}.procrastinate_job_status, false
+            )
+            from {QUEUE_SCHEMA}.procrastinate_jobs where id = :id and status in ('todo', 'doing')
+            """
+        ),
+        {"id": job_id},
+    )

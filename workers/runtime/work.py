@@ -1,0 +1,110 @@
+"""What an evaluator is asked to compute, and what it answers. Plain values: they cross a process boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from search_service.domain.evaluation import Split
+from search_service.domain.search import NetworkSpec, TaskFamily
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUnderTest:
+    """A checkpoint and how it adapts."""
+
+    checkpoint_uri: str
+    tasks: TaskFamily
+    model: NetworkSpec
+    rate: float
+    norm_statistics: Literal["support", "query"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingWork:
+    """Meta-train for a while; ends in a stored state."""
+
+    config: dict[str, Any]
+    state_uri: str | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOutcome:
+    """Where training stands."""
+
+    iteration: int
+    iterations: int
+    mean_loss: float
+    state_uri: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointWork:
+    """Make a checkpoint of a finished training state and measure its quality on validation classes."""
+
+    config: dict[str, Any]
+    state_uri: str
+    episodes: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointOutcome:
+    """A stored checkpoint: its identity (SHA-256 of its file), where it is, and its quality."""
+
+    id: str
+    uri: str
+    quality: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingWork:
+    """Judge one pattern, and with it its first 1, 2, ... steps, on a block of episodes."""
+
+    subject: ModelUnderTest
+    pattern: str
+    split: Split
+    seed: int
+    block: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgingOutcome:
+    """Qualities after each step: one list of ``block_size`` numbers per step (for the empty pattern, one list)."""
+
+    qualities: list[list[float]]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingWork:
+    """Time patterns against the baseline and plain PyTorch, interleaved."""
+
+    subject: ModelUnderTest
+    baseline: str
+    patterns: list[str]
+    seed: int
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingOutcome:
+    """Per pattern: latencies and ratios, as :class:`search_service.domain.result.PatternFigures` names them."""
+
+    figures: dict[str, dict[str, Any]]
+
+
+Work = TrainingWork | CheckpointWork | JudgingWork | TimingWork
+Outcome = TrainingOutcome | CheckpointOutcome | JudgingOutcome | TimingOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a piece of work is, while it runs."""
+
+    done: float
+    total: float
+    unit: str
+    message: str = ""

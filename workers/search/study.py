@@ -1,0 +1,353 @@
+"""The Optuna study of each search: how people look inside it. Our tables stay the truth; nothing here decides anything.
+
+A finished trial of Optuna's cannot be changed, so a trial is mirrored once its figures are final: a dropped or tested
+candidate at once, a survivor when its search is over. ``study.best_trial`` of a succeeded search is then its answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import SearchSpec, SearchStatus
+from search_service.storage import checkpoints, codec, searches, trials
+from search_service.storage.database import STUDY_SCHEMA, Database, server_time
+from search_service.storage.tables import SearchRow, TrialRow
+
+TABLES_LOCK = 0x4C53_5354_5544_5954  # "LSSTUDYT"; held while a process creates Optuna's tables
+MIRROR_LOCK = 0x4C53_4D49_5252_4F52  # "LSMIRROR"; held by the one worker that mirrors
+
+OBJECTIVE = "latency (s)"
+DEGRADATION = "degradation"
+CERTIFICATE = "certificate"
+TRIAL_NUMBER = "trial_number"
+
+MAX_ROW_CHOICES = 256
+"""Above this many rows parameter ``row`` is the row read as a binary number: every trial stores the list of choices."""
+MAX_VIOLATION = 1e9
+"""Stands for a constraint that is infinite or not a number, which the dashboard's JSON cannot carry."""
+
+POOL_SIZE = 2  # connections kept open to Optuna's tables
+
+
+class StudyStorage(RDBStorage):
+    """Optuna's storage, whose best trial respects the constraints; the dashboard asks it rather than the study."""
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """The fastest feasible trial, or the fastest of all where none is feasible."""
+        complete = self.get_all_trials(study_id, deepcopy=False, states=(OptunaState.COMPLETE,))
+        feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
+        return min(feasible, key=lambda trial: trial.value or 0.0) if feasible else super().get_best_trial(study_id)
+
+
+def open_study_storage(database: Database) -> StudyStorage:
+    """Optuna's storage in schema ``optuna``, its tables created if they are missing. Safe in many processes at once.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer, or has not been migrated.
+        RuntimeError: the tables belong to another version of Optuna; the message says what to do.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*set_metric_names is experimental", category=ExperimentalWarning)
+    with database.session() as session:
+        session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": TABLES_LOCK})
+        return StudyStorage(database.optuna_url, engine_kwargs={"pool_size": POOL_SIZE, "pool_pre_ping": True})
+
+
+def mirror(database: Database, storage: RDBStorage, limit: int = 50) -> int:
+    """Make one pass over all searches, each getting an equal share of it; only one process mirrors at a time.
+
+    A crash leaves no trial out and doubles none: a trial is added to the study first and marked in our table then,
+    and what the study shows already is not added again.
+
+    Args:
+        database: where our trials are.
+        storage: Optuna's storage on the same database.
+        limit: how many trials to add at most; a pass of 50 takes one or two seconds.
+
+    Returns:
+        How many trials were marked as mirrored. Call again at once while it is above 0.
+
+    Raises:
+        DatabaseUnavailable: Postgres does not answer.
+        optuna.exceptions.StorageInternalError: Optuna could not write.
+    """
+    with database.session() as guard:
+        if not guard.scalar(text("select pg_try_advisory_xact_lock(:key)"), {"key": MIRROR_LOCK}):
+            return 0
+
+        def still_alone() -> None:
+            # Raises where the connection that holds the lock is gone, and with it the lock.
+            guard.execute(text("select 1"))
+
+        with database.session() as session:
+            waiting = [row.id for row in searches.unmirrored(session, limit)]
+        share = max(1, limit // max(1, len(waiting)))
+        return sum(_mirror_search(database, storage, search_id, share, still_alone) for search_id in waiting)
+
+
+def _mirror_search(
+    database: Database, storage: RDBStorage, search_id: UUID, limit: int, still_alone: Callable[[], None]
+) -> int:
+    """Mirror up to ``limit`` trials of a search, and complete its study after the last one."""
+    with database.session() as session:
+        search = searches.get(session, search_id)
+        is_final = SearchStatus(search.status).is_final
+        # One more than may be added tells whether any are left.
+        rows = trials.unmirrored(session, search_id, is_final=is_final, limit=limit + 1)
+        is_last = is_final and len(rows) <= limit
+        rows = rows[:limit]
+        if not rows and not is_last:
+            return 0
+        if rows or trials.has_mirrored(session, search_id):
+            subject = _Subject(search, _trained_steps(session, search))
+            study = _open_study(storage, subject)
+            shown = _shown_numbers(session, study, [row.number for row in rows])
+        else:
+            study = None
+    if study is not None:
+        for row in rows:
+            if row.number not in shown:
+                still_alone()
+                study.add_trial(_frozen_trial(row, subject))
+        if is_last:
+            _complete_study(storage, study, search)
+    with database.session() as session:
+        search = searches.lock(session, search_id)
+        trials.mark_mirrored(session, search_id, [row.number for row in rows])
+        if is_last:
+            search.mirrored_at = server_time(session)
+    return len(rows)
+
+
+class _Subject:
+    """What all trials of a search have in common.
+
+    Args:
+        search: the search.
+        trained_steps: inner steps that its checkpoint was trained for.
+    """
+
+    def __init__(self, search: SearchRow, trained_steps: int) -> None:
+        self.search = search
+        self.spec: SearchSpec = codec.stored_spec(search.spec)
+        self.unit_names = self.spec.model.unit_names
+        self.max_steps = self.spec.max_steps(trained_steps)
+        self.block = self.spec.episodes.block
+
+    @property
+    def max_degradation(self) -> float | None:
+        """ε in the metric's unit; None where it is relative and the baseline has not been judged."""
+        if self.search.max_degradation is not None or self.spec.degradation == "relative":
+            return self.search.max_degradation
+        return self.spec.max_degradation
+
+    @property
+    def row_distribution(self) -> BaseDistribution:
+        """Every row of the space, by its text where there are few enough of them."""
+        units = len(self.unit_names)
+        rows = range(1, 2**units)
+        if len(rows) > MAX_ROW_CHOICES:
+            return IntDistribution(1, len(rows))
+        return CategoricalDistribution([f"{row:0{units}b}" for row in rows])
+
+
+def _trained_steps(session: Session, search: SearchRow) -> int:
+    spec = codec.stored_spec(search.spec)
+    if spec.meta_training is not None:
+        return spec.meta_training.inner_steps
+    config = checkpoints.get(session, spec.checkpoint or "").config
+    return codec.checkpoint_config_from_json(config).meta_training.inner_steps
+
+
+def study_name(spec: SearchSpec, search_id: UUID) -> str:
+    """What the study of a search is called."""
+    return f"{spec.name}-{search_id.hex[:8]}"
+
+
+def _open_study(storage: RDBStorage, subject: _Subject) -> optuna.Study:
+    """The study of a search, made if it is missing. Two searches never share one, whatever they are called."""
+    search_id = subject.search.id
+    for name in (study_name(subject.spec, search_id), f"{subject.spec.name}-{search_id.hex}"):
+        study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+        attributes = study.user_attrs
+        if attributes.get("search_id", str(search_id)) == str(search_id):
+            break
+    if "search_id" not in attributes:
+        study.set_metric_names([OBJECTIVE])
+        # The identity comes last: where it stands the description is complete.
+        for key, value in {**_description(subject), "search_id": str(search_id)}.items():
+            study.set_user_attr(key, value)
+    return study
+
+
+def _description(subject: _Subject) -> dict[str, Any]:
+    spec = subject.spec
+    tasks = f"{spec.tasks.family}, {spec.tasks.shots}-shot, {spec.tasks.queries} queries"
+    if spec.tasks.ways is not None:
+        tasks = f"{tasks} per class, {spec.tasks.ways}-way"
+    width = f"{spec.model.filters} filters" if spec.model.hidden is None else f"hidden {list(spec.model.hidden)}"
+    return {
+        "tasks": tasks,
+        "model": f"{spec.model.network}, {width}",
+        "units": list(subject.unit_names),
+        "norm_statistics": spec.norm_statistics,
+        "metric": spec.tasks.metric,
+        "max_degradation": subject.max_degradation,
+        "confidence": spec.confidence,
+        "device": spec.device,
+    }
+
+
+def _shown_numbers(session: Session, study: optuna.Study, numbers: Sequence[int]) -> set[int]:
+    """Those of our trials' numbers that the study shows already.
+
+    Optuna's interface would read the whole study; its tables answer for these few.
+    """
+    query = f"""
+        select a.value_json
+        from {STUDY_SCHEMA}.trials t join {STUDY_SCHEMA}.trial_user_attributes a using (trial_id)
+        where t.study_id = :study and a.key = :key and a.value_json = any(:numbers)
+    """
+    values = {"study": study._study_id, "key": TRIAL_NUMBER, "numbers": [json.dumps(number) for number in numbers]}
+    found = session.scalars(text(query), values)
+    return {int(number) for number in found}
+
+
+def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
+    """A trial as Optuna shows it."""
+    pattern = LambdaPattern.parse(row.candidate, units=len(subject.unit_names))
+    first_row = pattern.first_steps(1).text
+    rows = subject.row_distribution
+    constraints = _constraints(row, subject.max_degradation)
+    trial = optuna.trial.create_trial(
+        state=OptunaState.COMPLETE if _is_complete(row) else OptunaState.PRUNED,
+        value=row.latency_s,
+        params={
+            "row": first_row if isinstance(rows, CategoricalDistribution) else int(first_row, base=2),
+            "steps": pattern.steps,
+        },
+        distributions={"row": rows, "steps": IntDistribution(1, max(subject.max_steps, pattern.steps))},
+        user_attrs=_user_attributes(row, pattern, subject),
+        # optuna-dashboard 0.21 reads the attribute of Optuna before version 5.
+        system_attrs={"constraints": list(constraints.values())} if constraints else {},
+        constraints=constraints,
+    )
+    finished_at = subject.search.finished_at
+    if finished_at is not None:
+        # Optuna's times are local and naive.
+        trial.datetime_start = trial.datetime_complete = min(
+            datetime.now(), finished_at.astimezone().replace(tzinfo=None)
+        )
+    return trial
+
+
+def _is_complete(row: TrialRow) -> bool:
+    return row.state != trials.TrialState.DROPPED and row.latency_s is not None
+
+
+def _constraints(row: TrialRow, max_degradation: float | None) -> dict[str, float]:
+    """By how much a candidate exceeds the threshold; at most 0 where it does not.
+
+    ``degradation`` is of validation classes; ``certificate``, where it was tested, the upper bound on confirmation
+    classes.
+    """
+    if max_degradation is None:
+        return {}
+    return {key: _finite(figure - max_degradation) for key, figure in _constrained(row).items()}
+
+
+def _constrained(row: TrialRow) -> dict[str, float]:
+    """The figures that the threshold is about, as far as they are known."""
+    figures = {DEGRADATION: row.degradation, CERTIFICATE: (row.confirmation or {}).get("upper_bound")}
+    return {key: figure for key, figure in figures.items() if figure is not None}
+
+
+def _finite(violation: float) -> float:
+    return MAX_VIOLATION if math.isnan(violation) else max(-MAX_VIOLATION, min(MAX_VIOLATION, violation))
+
+
+def _constraint_text(row: TrialRow, max_degradation: float | None) -> str | None:
+    """The constraints in words: the dashboard shows whether they hold, but not their figures."""
+    constraints = _constraints(row, max_degradation)
+    if not constraints:
+        return None
+    figures = _constrained(row)
+    compared = [
+        f"{key} {figures[key]:.4g} {'<=' if violation <= 0 else '>'} {max_degradation:.4g}"
+        for key, violation in constraints.items()
+    ]
+    verdict = "feasible" if all(violation <= 0 for violation in constraints.values()) else "infeasible"
+    return f"{', '.join(compared)}: {verdict}"
+
+
+def _user_attributes(row: TrialRow, pattern: LambdaPattern, subject: _Subject) -> dict[str, Any]:
+    """What else a trial shows, first what one looks for first."""
+    active = pattern.active_units
+    attributes: dict[str, Any] = {
+        "candidate": row.candidate,
+        "state": row.state,
+        "constraint": _constraint_text(row, subject.max_degradation),
+        "reason": row.reason,
+        "speedup": row.speedup,
+        "degradation": row.degradation,
+        "degradation_se": row.degradation_se,
+        "quality": row.quality,
+        **{name: int(unit in active) for unit, name in enumerate(subject.unit_names)},
+        "blocks": row.blocks,
+        "episodes": row.blocks * subject.block,
+        TRIAL_NUMBER: row.number,
+        **{f"confirmation_{key}": value for key, value in (row.confirmation or {}).items()},
+    }
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _complete_study(storage: RDBStorage, study: optuna.Study, search: SearchRow) -> None:
+    """Say on the study how its search ended."""
+    study.set_user_attr("status", search.status)
+    if search.status != SearchStatus.SUCCEEDED:
+        return
+    answer = searches.result(search).fastest
+    study.set_user_attr("answer", answer.pattern)
+    figures = [
+        ("speedup", answer.speedup),
+        ("speedup_over_plain", answer.speedup_over_plain),
+        ("end_to_end_speedup", answer.end_to_end_speedup),
+    ]
+    lines = [
+        f"## Fastest pattern under the threshold: `{answer.pattern}`",
+        "",
+        "| figure | estimate | low | high |",
+        "|---|---|---|---|",
+        *(_table_line(name, [ratio.estimate, ratio.low, ratio.high]) for name, ratio in figures if ratio is not None),
+        _table_line(answer.quality.metric, [answer.quality.estimate, answer.quality.low, answer.quality.high]),
+        _table_line(DEGRADATION, [answer.degradation.estimate, answer.degradation.low, answer.degradation.high]),
+        "",
+        f"Quality and degradation are of confirmation classes; search `{search.id}`.",
+    ]
+    _save_note(storage, study, "\n".join(lines))
+
+
+def _table_line(name: str, figures: Iterable[float]) -> str:
+    return f"| {name} | {' | '.join(f'{figure:.4g}' for figure in figures)} |"
+
+
+def _save_note(storage: RDBStorage, study: optuna.Study, note: str) -> None:
+    """What ``optuna_dashboard.save_note`` stores for a text of up to 2045 characters; workers lack that package."""
+    storage.set_study_system_attr(study._study_id, "dashboard:note_ver", 1)
+    storage.set_study_system_attr(study._study_id, "dashboard:note_str:0", note)
