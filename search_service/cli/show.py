@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search_service.client import SearchView
-from search_service.domain.result import Degradation, PatternFigures, Quality, Ratio, SearchResult
+from search_service.domain.result import PatternFigures, Quality, Ratio, SearchResult
 
 PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
+ROOMY_WIDTH = 110  # characters from which columns stand apart
 NOTHING = "-"
 METRICS = {"accuracy": "accuracy", "negative_mse": "negative mean squared error"}
 METHODS = {"fixed_n_paired_t": "one-sided paired t bound at a number of episodes fixed in advance"}
@@ -33,7 +34,7 @@ def show_result(document: dict[str, Any], console: Console) -> None:
     console.print()
     console.print(_answer(result))
     console.print()
-    console.print(_figures_table(result))
+    console.print(_figures_table(result, console.width))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -52,9 +53,7 @@ def show_searches(views: Iterable[SearchView], console: Console) -> None:
     for view in views:
         submitted = view["created_at"][:19].replace("T", " ")
         phase = view["phase"] or NOTHING
-        table.add_row(
-            view["id"], Text(view["name"]), view["status"], phase, submitted, f"{view['elapsed_s']:.0f}"
-        )
+        table.add_row(view["id"], Text(view["name"]), view["status"], phase, submitted, f"{view['elapsed_s']:.0f}")
     console.print(table)
 
 
@@ -81,26 +80,27 @@ def _answer(result: SearchResult) -> Text:
     return Text(answer, style="bold green")
 
 
-def _figures_table(result: SearchResult) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _figures_table(result: SearchResult, width: int) -> Table:
+    roomy = width >= ROOMY_WIDTH
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1 if roomy else 0))
     table.add_column("", no_wrap=True)
-    table.add_column("pattern", overflow="fold", min_width=7)
+    table.add_column("pattern", overflow="fold")
     table.add_column("steps", justify="right")
-    table.add_column("latency\nmedian, ms", justify="right", no_wrap=True)
-    table.add_column("speedup\nover own baseline", justify="right", no_wrap=True)
-    table.add_column("speedup_over_plain\nover plain PyTorch", justify="right", no_wrap=True)
-    table.add_column(f"quality [95% interval]\n{_metric(result)}", justify="right", no_wrap=True)
-    table.add_column("degradation\nagainst baseline", justify="right", no_wrap=True)
-    table.add_row(*_row("fastest", result.fastest, with_bound=True), style="bold green")
+    table.add_column("latency median, ms" if roomy else "latency\nms", justify="right")
+    table.add_column("speedup", justify="right")
+    table.add_column("speedup_over_plain" if roomy else "speedup_\nover_plain", justify="right")
+    table.add_column(f"quality: {_metric(result)} [95% interval]" if roomy else "quality\n[95%]", justify="right")
+    table.add_column("degradation" if roomy else "degra-\ndation", justify="right")
+    table.add_row(*_row("fastest", result.fastest), style="bold green")
     table.add_row(*_row("baseline", result.baseline))
     table.add_section()
     for figures in result.full_by_steps:
         table.add_row(*_row(f"full@{figures.steps}", figures))
-    table.add_row(*_row("empty, no adaptation", result.empty))
+    table.add_row(*_row("empty", result.empty))
     return table
 
 
-def _row(name: str, figures: PatternFigures, with_bound: bool = False) -> list[str]:
+def _row(name: str, figures: PatternFigures) -> list[str]:
     latency = figures.latency_s
     return [
         name,
@@ -110,7 +110,7 @@ def _row(name: str, figures: PatternFigures, with_bound: bool = False) -> list[s
         _ratio(figures.speedup),
         _ratio(figures.speedup_over_plain),
         _quality(figures.quality),
-        _degradation(figures.degradation, with_bound),
+        f"{figures.degradation.estimate:+.4f}",
     ]
 
 
@@ -119,19 +119,17 @@ def _ratio(ratio: Ratio | None) -> str:
 
 
 def _quality(quality: Quality) -> str:
-    return f"{quality.estimate:.4f} [{quality.low:.4f}, {quality.high:.4f}]"
-
-
-def _degradation(degradation: Degradation, with_bound: bool) -> str:
-    estimate = f"{degradation.estimate:+.4f}"
-    bound = degradation.upper_bound
-    return f"{estimate}, upper bound {bound:+.4f}" if with_bound and bound is not None else estimate
+    return f"{quality.estimate:.3f} [{quality.low:.3f}, {quality.high:.3f}]"
 
 
 def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     split, effort, confirmed = result.speedup_split, result.search, result.confirmed
     classes = "" if confirmed.classes is None else f"{confirmed.classes} classes, "
+    bound = result.fastest.degradation.upper_bound
+    if bound is not None:
+        yield "upper bound", f"{bound:+.4f} of the answer's degradation (one-sided)"
     yield "threshold", f"at most {result.max_degradation:.4g} {_metric(result)} may be lost (max_degradation)"
+    yield "speedup", "over this engine's own baseline; speedup_over_plain: over plain PyTorch on the same baseline"
     yield "confidence", f"{result.confidence:.4g}"
     yield "method", METHODS.get(result.method, result.method)
     yield "confirmed on", f"{classes}{confirmed.episodes} episodes of split {confirmed.split}"

@@ -118,7 +118,7 @@ def inner_step(
     Returns all parameters; those of frozen units are the same objects. (Khabarlak, arXiv 2206.05930, section 3.)
     """
     gradient = support_gradient(adaptation, parameters, adaptation.names_of(row), support_x, support_y)
-    return {**parameters, **{name: parameters[name] - adaptation.rate * value for name, value in gradient.items()}}
+    return {**parameters, **{name: _moved(adaptation, parameters[name], value) for name, value in gradient.items()}}
 
 
 def masked_inner_step(
@@ -149,10 +149,15 @@ def masked_inner_step(
     return {
         **parameters,
         **{
-            name: torch.where(mask[unit], parameters[name] - adaptation.rate * gradient[name], parameters[name])
+            name: torch.where(mask[unit], _moved(adaptation, parameters[name], gradient[name]), parameters[name])
             for name, unit in moving.items()
         },
     }
+
+
+def _moved(adaptation: Adaptation, parameter: Tensor, gradient: Tensor) -> Tensor:
+    """``parameter - rate * gradient``, in one operation."""
+    return torch.sub(parameter, gradient, alpha=adaptation.rate)
 
 
 def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x: Tensor) -> Statistics:

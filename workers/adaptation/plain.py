@@ -12,6 +12,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation
 from workers.adaptation.normalisation import EpisodeNorm
 
@@ -46,6 +47,30 @@ def adapt_plain(
     adapted = copy.deepcopy(plain)
     optimizer = torch.optim.SGD(adapted.parameters(), lr=adaptation.rate)
     for _ in range(steps):
+        optimizer.zero_grad()
+        adaptation.loss(adapted(support_x), support_y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    if adaptation.norm_statistics == "support":
+        with torch.no_grad():
+            adapted(support_x)
+    return adapted
+
+
+def adapt_skipping(
+    adaptation: Adaptation, plain: nn.Module, pattern: LambdaPattern, support_x: Tensor, support_y: Tensor
+) -> nn.Module:
+    """Adapt a copy of ``plain`` under a pattern by gradient skipping alone, the method of arXiv 2206.05930.
+
+    Units that a step does not update ask for no gradient, so autograd skips what only they need; every step still runs
+    the whole network forward. The function's arguments are those of :func:`adapt_plain`, with a pattern for its steps.
+    """
+    adapted = copy.deepcopy(plain)
+    parameters = dict(adapted.named_parameters())
+    for row in pattern.rows:
+        active = set(adaptation.names_of(row))
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in active)
+        optimizer = torch.optim.SGD([parameters[name] for name in sorted(active)], lr=adaptation.rate)
         optimizer.zero_grad()
         adaptation.loss(adapted(support_x), support_y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

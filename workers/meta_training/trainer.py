@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from search_service.domain.errors import LambdaSearchError
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.episodes import Episodes
@@ -134,7 +135,7 @@ class MetaTrainer:
         self.iteration += 1
 
 
-class DivergedTraining(Exception):
+class DivergedTraining(LambdaSearchError):
     """The outer loss or its gradient is no longer a number."""
 
     def __init__(self, iteration: int, inner_rate: float) -> None:

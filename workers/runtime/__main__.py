@@ -32,21 +32,14 @@ def main(
     )
     settings = Settings()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    chosen = _first_gpu_or_cpu() if device == "auto" else device
     try:
-        worker = Worker(settings, chosen, threads or settings.threads or cores)
+        worker = Worker(settings, device, threads or settings.threads or cores)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.run()
     except DatabaseUnavailable as error:
         typer.echo(f"worker: {error}", err=True)
         raise typer.Exit(2) from error
-
-
-def _first_gpu_or_cpu() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

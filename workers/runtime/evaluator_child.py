@@ -29,7 +29,7 @@ class EvaluatorSettings:
     """What a child is started with."""
 
     device: str
-    """``cpu`` or ``cuda:0``."""
+    """``cpu``, ``cuda:0`` or ``auto``."""
     threads: int
     artifacts_url: str
     data_dir: Path | None
@@ -65,22 +65,25 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
     _die_with_parent(parent, lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
 
+    # With several threads, waiting ones sleep instead of spinning: on a shared machine spinning costs ten times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     import torch
 
+    from workers.adaptation.device import resolve_device
     from workers.runtime.artifacts import Artifacts
     from workers.runtime.host_locks import DeviceSlot
     from workers.runtime.laboratory import Laboratory
 
     torch.set_num_threads(settings.threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = max(1, cores // settings.threads) if settings.device == "cpu" else 1
-    slot = DeviceSlot(settings.lock_dir, settings.device, slots)
+    device = resolve_device(settings.device)
+    slots = max(1, cores // settings.threads) if device.type == "cpu" else 1
+    slot = DeviceSlot(settings.lock_dir, str(device), slots)
     if not slot.try_acquire():
         pipe.send(Waiting())
         slot.acquire()
-    laboratory = Laboratory(
-        torch.device(settings.device), Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir
-    )
+    laboratory = Laboratory(device, Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir)
     pipe.send(Ready(laboratory.fingerprint()))
     while True:
         try:

@@ -15,14 +15,13 @@ import torch
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import TaskFamily
-from workers.adaptation.device import exact_float32, fingerprint, synchronize
+from workers.adaptation.device import exact_float32, fingerprint, timing_threads
 from workers.adaptation.episodes import Episodes, open_task_family
-from workers.adaptation.inner_loop import AdaptedState, Adaptation, Parameters, adapt, predict
+from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
-from workers.adaptation.plain import adapt_plain, plain_network
-from workers.adaptation.program import multiply_adds, trace
+from workers.adaptation.timed_subjects import TimedSubjects
 from workers.adaptation.timing import InterleavedTiming, Samples, Subject, interleave, median_ratio
 from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer, read_checkpoint
@@ -72,12 +71,14 @@ class Laboratory:
         self._models = lru_cache(maxsize=4)(self._open_model)
         self._judges = lru_cache(maxsize=4)(self._open_judge)
         self._trainer: MetaTrainer | None = None
+        self._superseded: str | None = None
+        """The state that the last stretch of training began from: unneeded once a next one begins further on."""
 
     def perform(self, work: Work, report: Report) -> Outcome:
         """Compute a piece of work."""
         if isinstance(work, TimingWork):
             report(Progress(0, 1, "share", "waiting for the host to be quiet"))
-            with self.timing_lock.measuring():
+            with self.timing_lock.measuring(), timing_threads(self.device):
                 return self._time(work, report)
         with self.timing_lock.computing():
             if isinstance(work, TrainingWork):
@@ -87,6 +88,9 @@ class Laboratory:
             return self._judge(work)
 
     def _train(self, work: TrainingWork, report: Report) -> TrainingOutcome:
+        if self._superseded is not None and self._superseded != work.state_uri:
+            self.artifacts.remove(self._superseded)
+        self._superseded = work.state_uri
         trainer = self._trainer_at(work.config, work.state_uri)
         iterations = trainer.recipe.meta_training.iterations
 
@@ -172,7 +176,7 @@ class Laboratory:
         baseline = LambdaPattern.parse(work.baseline, units)
         batch = self._episodes(work.subject.tasks).draw(Split.VALIDATION, work.seed, 0, TIMING_EPISODES)
         episodes = list(zip(*batch_tensors(batch, self.device), strict=True))
-        bench = _TimingBench(adaptation, parameters, episodes, self.device)
+        bench = TimedSubjects(adaptation, parameters, episodes, self.device)
 
         subjects: dict[str, Subject] = {
             "plain": bench.plain(baseline.steps),
@@ -216,66 +220,6 @@ class Laboratory:
         adaptation, parameters = self._models(subject)
         at_once = 1 if self.device.type == "cpu" else GPU_EPISODES_AT_ONCE
         return Judge(adaptation, metric_for(subject.tasks), parameters, at_once)
-
-
-class _TimingBench:
-    """Makes the subjects of a timing run from one model and a few episodes."""
-
-    def __init__(
-        self,
-        adaptation: Adaptation,
-        parameters: Parameters,
-        episodes: list[tuple[torch.Tensor, ...]],
-        device: torch.device,
-    ) -> None:
-        self.adaptation = adaptation
-        self.parameters = parameters
-        self.episodes = episodes
-        self.device = device
-
-    def pattern(self, pattern: LambdaPattern) -> tuple[Subject, int]:
-        """Adaptation under a pattern by its pruned program, and the multiply-adds it takes."""
-        names = {name for row in pattern.rows for name in self.adaptation.names_of(row)}
-
-        def adapted(parameters: Parameters, x: torch.Tensor, y: torch.Tensor) -> tuple[Any, Any]:
-            state = adapt(self.adaptation, parameters, pattern, x, y)
-            return {name: state.parameters[name] for name in names}, state.statistics
-
-        x, y, _, _ = self.episodes[0]
-        program = trace(adapted, self.parameters, x, y)
-        return self._subject(lambda x, y, _: program(self.parameters, x, y)), multiply_adds(program)
-
-    def plain(self, steps: int) -> Subject:
-        """Adaptation of all units by plain PyTorch."""
-        network = plain_network(self.adaptation.network)
-
-        def run(number: int) -> None:
-            x, y, _, _ = self.episodes[number % len(self.episodes)]
-            adapt_plain(self.adaptation, network, steps, x, y)
-            synchronize(self.device)
-
-        return run
-
-    def prediction(self, queries: int | None) -> Subject:
-        """Prediction of the first ``queries`` query examples, or of all, from an adapted state."""
-        x, y, query_x, _ = self.episodes[0]
-        full = LambdaPattern.full(len(self.adaptation.units), 1)
-        state = adapt(self.adaptation, self.parameters, full, x, y)
-
-        def predicted(parameters: Parameters, statistics: Any, query_x: torch.Tensor) -> torch.Tensor:
-            return predict(self.adaptation, AdaptedState(parameters, statistics), query_x)
-
-        program = trace(predicted, state.parameters, state.statistics, query_x[:queries])
-        return self._subject(lambda _x, _y, query_x: program(state.parameters, state.statistics, query_x[:queries]))
-
-    def _subject(self, run: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]) -> Subject:
-        def subject(number: int) -> None:
-            x, y, query_x, _ = self.episodes[number % len(self.episodes)]
-            with torch.no_grad():
-                run(x, y, query_x)
-            synchronize(self.device)
-
-        return subject
 
 
 def _figures(timing: InterleavedTiming, baseline: str, text: str) -> dict[str, Any]:

@@ -202,15 +202,16 @@ def _description(subject: _Subject) -> dict[str, Any]:
     if spec.tasks.ways is not None:
         tasks = f"{tasks} per class, {spec.tasks.ways}-way"
     width = f"{spec.model.filters} filters" if spec.model.hidden is None else f"hidden {list(spec.model.hidden)}"
+    # The dashboard's first page shows five.
     return {
+        "max_degradation": subject.max_degradation,
         "tasks": tasks,
         "model": f"{spec.model.network}, {width}",
-        "units": list(subject.unit_names),
         "norm_statistics": spec.norm_statistics,
-        "metric": spec.tasks.metric,
-        "max_degradation": subject.max_degradation,
-        "confidence": spec.confidence,
         "device": spec.device,
+        "metric": spec.tasks.metric,
+        "confidence": spec.confidence,
+        "units": list(subject.unit_names),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workers.adaptation.inner_loop import Adaptation, classification_loss, regression_loss
 from workers.adaptation.networks import MLP, Conv4
@@ -48,16 +48,16 @@ def make_adaptation() -> Callable[..., Adaptation]:
 
 
 @pytest.fixture(scope="session")
-def make_episodes() -> Callable[..., tuple[torch.Tensor, ...]]:
+def make_episodes() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     """`make_episodes(kind, count)`: support x and y, query x and y, each with a leading dimension of `count`."""
 
     def make(
         kind: str, count: int, dtype: torch.dtype = torch.float64, shots: int = 1, queries: int = 2, seed: int = 0
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         shape = {"mlp": (6,), "regression": (1,)}.get(kind, (1, SIDE, SIDE))
 
-        def part(examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def part(examples: int) -> tuple[Tensor, Tensor]:
             x = torch.randn(count, examples * WAYS, *shape, generator=generator, dtype=torch.float64).to(dtype)
             if kind == "regression":
                 return x, 2 * torch.sin(x)

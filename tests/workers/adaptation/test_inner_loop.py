@@ -22,10 +22,10 @@ from workers.adaptation.inner_loop import (
     predict,
     support_statistics,
 )
-from workers.adaptation.plain import adapt_plain, plain_network
+from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
 
 Make = Callable[..., Adaptation]
-MakeEpisodes = Callable[..., tuple[Tensor, ...]]
+MakeEpisodes = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 HandStatistics = list[tuple[Tensor, Tensor]]
 
 KINDS = ("max", "stride", "mlp", "regression")
@@ -95,14 +95,12 @@ def assert_close(left: Tensor, right: Tensor, tolerance: float = 1e-10) -> None:
 def assert_same_parameters(left: Parameters, right: Parameters, tolerance: float = 1e-10) -> None:
     assert left.keys() == right.keys()
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance)
 
 
 def patterns(units: int, max_steps: int = 3) -> st.SearchStrategy[LambdaPattern]:
     row = st.tuples(*[st.booleans()] * units).filter(any)
-    return st.lists(row, min_size=1, max_size=max_steps).map(
-        lambda rows: LambdaPattern(units=units, rows=tuple(rows))
-    )
+    return st.lists(row, min_size=1, max_size=max_steps).map(lambda rows: LambdaPattern(units=units, rows=tuple(rows)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,6 +165,21 @@ def test_plain_pytorch_adapts_alike(
         assert_close(adapted.eval()(qx), predict(adaptation, state, qx))
 
 
+@pytest.mark.parametrize("text", ["11111@2", "00010@3", "00110/11000/00011", "00000"])
+def test_gradient_skipping_adapts_alike(text: str, make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
+    adaptation = make_adaptation("max")
+    x, y, _, _ = first(make_episodes("max", 1))
+    pattern = LambdaPattern.parse(text)
+    plain = plain_network(adaptation.network)
+    for _ in range(2):  # the second time from the same network, which the first must not have changed
+        adapted = adapt_skipping(adaptation, plain, pattern, x, y)
+        state = adapt(adaptation, adaptation.parameters(), pattern, x, y)
+        assert_same_parameters({name: value.detach() for name, value in adapted.named_parameters()}, state.parameters)
+        for name, (mean, _) in state.statistics.items():
+            torch.testing.assert_close(adapted.get_buffer(f"{name}.running_mean"), mean, rtol=1e-10, atol=1e-10)
+        assert all(parameter.requires_grad for parameter in plain.parameters())
+
+
 def _examples_per_statistic(adaptation: Adaptation, x: Tensor) -> dict[str, int]:
     """How many numbers each normalisation averages over: examples times pixels of its feature map."""
     sizes = {}
@@ -220,9 +233,7 @@ def _run_masked(
 
 @pytest.mark.parametrize("norm_statistics", STATISTICS)
 @pytest.mark.parametrize("kind", ["max", "stride", "regression"])
-def test_masked_is_pruned(
-    kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes
-) -> None:
+def test_masked_is_pruned(kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
     adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
     x, y, qx, _ = first(make_episodes(kind, 1))
 

@@ -15,7 +15,8 @@ from workers.adaptation.inner_loop import Adaptation, Parameters, adapt, predict
 from workers.adaptation.judging import Judge, Metric, accuracy, negative_mse
 
 Make = Callable[..., Adaptation]
-MakeEpisodes = Callable[..., tuple[Tensor, ...]]
+Episodes = tuple[Tensor, Tensor, Tensor, Tensor]
+MakeEpisodes = Callable[..., Episodes]
 EPISODES = 3
 
 
@@ -25,7 +26,7 @@ def negative_loss(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def one_by_one(
-    adaptation: Adaptation, metric: Metric, parameters: Parameters, pattern: LambdaPattern, episodes: tuple[Tensor, ...]
+    adaptation: Adaptation, metric: Metric, parameters: Parameters, pattern: LambdaPattern, episodes: Episodes
 ) -> Tensor:
     """`B x max(S, 1)` qualities: every episode, every truncation of the pattern on its own, pruned."""
     rows = []
@@ -38,9 +39,10 @@ def one_by_one(
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("norm_statistics", ["support", "query"])
-@pytest.mark.parametrize("kind", ["max", "stride", "regression"])
-@pytest.mark.parametrize("at_once", [1, 2, EPISODES])
+@pytest.mark.parametrize(
+    ("kind", "norm_statistics"), [("max", "support"), ("stride", "query"), ("regression", "support")]
+)
+@pytest.mark.parametrize("at_once", [1, 2])  # of three: the last chunk of two is a single episode
 def test_qualities_at_every_step(
     kind: str, norm_statistics: str, at_once: int, make_adaptation: Make, make_episodes: MakeEpisodes
 ) -> None:
@@ -50,7 +52,7 @@ def test_qualities_at_every_step(
     judge = Judge(adaptation, metric, adaptation.parameters(), at_once)
     units = len(adaptation.units)
 
-    for text in ("1" * units + "@2", "0" * (units - 2) + "10@2", "0" * units):
+    for text in ("1" * units, "0" * (units - 2) + "10@2", "0" * units):
         pattern = LambdaPattern.parse(text)
         qualities = judge.qualities(pattern, *episodes)
         assert qualities.shape == (EPISODES, max(pattern.steps, 1))
@@ -93,9 +95,9 @@ def test_accuracy_and_negative_mse_by_hand() -> None:
 
 
 def test_accuracy_is_judged_alike_one_by_one_and_together(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
-    adaptation = make_adaptation("max", torch.float32)
-    episodes = make_episodes("max", EPISODES, torch.float32, queries=4)
-    pattern = LambdaPattern.parse("00111@3")
+    adaptation = make_adaptation("mlp", torch.float32)
+    episodes = make_episodes("mlp", EPISODES, torch.float32, queries=4)
+    pattern = LambdaPattern.parse("011@3")
     single, together = (
         Judge(adaptation, accuracy, adaptation.parameters(), at_once).qualities(pattern, *episodes)
         for at_once in (1, EPISODES)

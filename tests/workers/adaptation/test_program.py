@@ -19,7 +19,7 @@ from workers.adaptation.normalisation import EpisodeNorm, Statistics
 from workers.adaptation.program import count_calls, multiply_adds, trace
 
 Make = Callable[..., Adaptation]
-MakeEpisodes = Callable[..., tuple[Tensor, ...]]
+MakeEpisodes = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 Adapted = tuple[dict[str, Tensor], Statistics]
 
 FORWARD = "aten.convolution.default"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from workers.adaptation import timing
 from workers.adaptation.timing import (
     MAX_ROUNDS,
     MIN_ROUNDS,
@@ -79,7 +79,9 @@ def test_every_round_runs_each_subject_once_on_its_own_number_in_rotated_order()
 
 def test_noise_asks_for_more_rounds_but_not_for_ever() -> None:
     quiet, loud, hopeless = (
-        interleave(machine.subjects(full=noisy(1, spread, 0), late=noisy(0.1, spread, 1)), "full", 1e9, clock=machine.clock)
+        interleave(
+            machine.subjects(full=noisy(1, spread, 0), late=noisy(0.1, spread, 1)), "full", 1e9, clock=machine.clock
+        )
         for machine, spread in ((Machine(), 0.01), (Machine(), 0.07), (Machine(), 2.0))
     )
     assert quiet.tight
@@ -126,7 +128,7 @@ def test_pause_sees_the_share_of_the_limit_and_may_stop() -> None:
 
 def test_the_load_is_read_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = itertools.count(1.0)
-    monkeypatch.setattr(timing.os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
     machine = Machine()
     result = interleave(machine.subjects(full=steady(1)), "full", 1.0, clock=machine.clock)
     assert (result.load_before, result.load_after) == (1.0, 2.0)

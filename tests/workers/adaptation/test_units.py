@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from workers.adaptation.units import Units, units_of
 
 
 def linear(*widths: int) -> nn.Sequential:
-    return nn.Sequential(*(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)))
+    return nn.Sequential(*(nn.Linear(*pair) for pair in pairwise(widths)))
 
 
 class Declaring(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from search_service.domain.evaluation import ENGINE_VERSION
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
 from workers.meta_training import recipe as recipe_module
 from workers.meta_training.recipe import Recipe
@@ -61,7 +62,7 @@ def test_no_field_is_forgotten_above() -> None:
 def test_network_statistics_and_engine_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {CONV4.key, MLP.key, replace(CONV4, norm_statistics="query").key}
     keys.add(replace(CONV4, model=NetworkSpec(network="mlp")).key)
-    monkeypatch.setattr(recipe_module, "ENGINE_VERSION", recipe_module.ENGINE_VERSION + 1)
+    monkeypatch.setattr(recipe_module, "ENGINE_VERSION", ENGINE_VERSION + 1)
     keys.add(CONV4.key)
     assert len(keys) == 5
 

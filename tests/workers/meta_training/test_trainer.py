@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 SINUSOID = Recipe(
     tasks=TaskFamily(family="sinusoid", shots=5, queries=10),
     model=NetworkSpec(network="mlp", hidden=(20, 20)),
-    meta_training=MetaTraining(inner_steps=2, inner_rate=0.01, outer_rate=0.01, iterations=5, meta_batch=3),
+    meta_training=MetaTraining(inner_steps=2, inner_rate=0.01, outer_rate=0.01, iterations=3, meta_batch=3),
     norm_statistics="support",
 )
 GLYPHS = Recipe(
@@ -53,7 +53,7 @@ def assert_bit_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [SINUSOID, varied(SINUSOID, schedule="constant", order="second"), varied(GLYPHS, order="second")],
+    [SINUSOID, varied(SINUSOID, schedule="constant", order="second"), GLYPHS],
 )
 def test_slices_in_new_trainers_give_the_unbroken_parameters(recipe: Recipe) -> None:
     unbroken = trainer_of(recipe)
@@ -85,7 +85,7 @@ def test_a_trainer_may_be_taken_back_to_any_earlier_state() -> None:
         trainer.run(seconds=0)
         states.append(trainer.state())
     final = copied(trainer.parameters)
-    for state in (states[0], states[3]):
+    for state in (states[0], states[2]):
         trainer.restore(state)
         trainer.run(seconds=600)
         assert_bit_equal(trainer.parameters, final)
@@ -118,7 +118,6 @@ def test_the_state_of_another_recipe_is_refused_and_changes_nothing() -> None:
 @pytest.mark.parametrize("recipe", [SINUSOID, GLYPHS])
 def test_a_checkpoint_is_its_parameters_and_its_recipe(recipe: Recipe) -> None:
     trainer = trainer_of(recipe)
-    trainer.run(seconds=0)
     parameters, config = read_checkpoint(trainer.checkpoint(), CPU)
     assert_bit_equal(parameters, trainer.parameters)
     assert Recipe.from_config(config) == recipe
@@ -129,7 +128,7 @@ def test_progress_is_told_every_iteration_and_may_stop() -> None:
     trainer = trainer_of(SINUSOID)
     told: list[tuple[int, float]] = []
     trainer.run(600, lambda iteration, loss: told.append((iteration, loss)))
-    assert [iteration for iteration, _ in told] == [1, 2, 3, 4, 5]
+    assert [iteration for iteration, _ in told] == [1, 2, 3]
     assert told[-1][1] == trainer.mean_loss
     assert all(math.isfinite(loss) for _, loss in told)
 
@@ -143,7 +142,9 @@ def test_progress_is_told_every_iteration_and_may_stop() -> None:
 
 
 def test_the_cosine_lowers_the_outer_rate_to_nothing() -> None:
-    cosine, constant = (trainer_of(varied(SINUSOID, schedule=schedule)) for schedule in ("cosine", "constant"))
+    cosine, constant = (
+        trainer_of(varied(SINUSOID, schedule=schedule, iterations=6)) for schedule in ("cosine", "constant")
+    )
     last: dict[str, Tensor] = {}
     for trainer in (cosine, constant):
         trainer.run(0)
@@ -166,7 +167,7 @@ def test_the_outer_loss_falls() -> None:
 
 
 def test_a_divergence_stops_training_with_advice() -> None:
-    trainer = trainer_of(varied(SINUSOID, inner_rate=100.0, inner_steps=20, iterations=50))
+    trainer = trainer_of(varied(SINUSOID, inner_rate=100.0, inner_steps=6, iterations=50))
     with pytest.raises(DivergedTraining, match=r"lower meta_training\.inner_rate \(now 100\.0\)"):
         trainer.run(seconds=600)
     assert not trainer.is_finished

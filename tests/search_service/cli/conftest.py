@@ -1,0 +1,195 @@
+"""A running API, the command line called in this process, and a made-up result document."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import uvicorn
+
+from search_service.api.app import create_app
+from search_service.cli import main
+from search_service.settings import Settings
+from search_service.storage import workers
+from search_service.storage.database import Database
+
+Call = Callable[..., "Ended"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings of whoever runs the tests, and nobody's data folder."""
+    for name in ("DATABASE_URL", "URL", "PORT", "HOST", "DATA_DIR", "ARTIFACTS_URL"):
+        monkeypatch.delenv(f"LAMBDA_SEARCH_{name}", raising=False)
+    monkeypatch.setenv("LAMBDA_SEARCH_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Call the command line in this process."""
+
+    def call(*arguments: str) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return Ended(code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def spec() -> dict[str, Any]:
+    """The smallest spec that can be run."""
+    return {
+        "tasks": {"family": "glyphs"},
+        "model": {"network": "conv4"},
+        "meta_training": {},
+        "max_degradation": 0.01,
+    }
+
+
+@pytest.fixture
+def service(database_url: str, database: Database, tmp_path: Path) -> Iterator[str]:
+    """URL of the API on a database of its own, to which one CPU worker that lacks Omniglot has announced itself."""
+    with database.session() as session:
+        workers.announce(
+            session,
+            uuid4(),
+            host="here",
+            pid=1,
+            device="cpu",
+            fingerprint={},
+            families={"glyphs": None, "sinusoid": None, "omniglot": "no omniglot.npz in the data folder"},
+        )
+    app = create_app(Settings(database_url=database_url, home=tmp_path, max_running_searches=2))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def result_document() -> Callable[..., dict[str, Any]]:
+    """Builds a result document of the right shape, answered with `00111@2`; arguments replace its fields."""
+    return made_up_result
+
+
+UNITS = ["conv1", "conv2", "conv3", "conv4", "head"]
+LATENCY_OF_BASELINE = 0.048  # seconds
+ENGINE = 1.62
+
+
+def latency(median: float) -> dict[str, Any]:
+    return {"median": median, "p10": median * 0.97, "p90": median * 1.06, "samples": 120}
+
+
+def ratio(estimate: float) -> dict[str, float]:
+    return {"estimate": estimate, "low": estimate * 0.98, "high": estimate * 1.02}
+
+
+def figures(row: str, steps: int, median: float | None, quality: float, bound: float | None = None) -> dict[str, Any]:
+    count = f"@{steps}" if steps > 1 else ""
+    speedup = None if median is None else LATENCY_OF_BASELINE / median
+    return {
+        "pattern": f"{row}{count}",
+        "rows": [row] * steps,
+        "units": UNITS,
+        "steps": steps,
+        "rates": [0.1] * steps,
+        "latency_s": None if median is None else latency(median),
+        "prediction_latency_s": {"one_query": latency(0.0011), "all_queries": latency(0.019)},
+        "speedup": None if speedup is None else ratio(speedup),
+        "speedup_over_plain": None if speedup is None else ratio(speedup * ENGINE),
+        "end_to_end_speedup": None if median is None else ratio((LATENCY_OF_BASELINE + 0.019) / (median + 0.019)),
+        "quality": {"metric": "accuracy", "estimate": quality, "low": quality - 0.009, "high": quality + 0.009},
+        "degradation": {
+            "estimate": 0.876 - quality,
+            "low": 0.873 - quality,
+            "high": 0.879 - quality,
+            "upper_bound": bound,
+        },
+    }
+
+
+def front_point(pattern: str, median: float, quality: float) -> dict[str, Any]:
+    return {
+        "pattern": pattern,
+        "latency_s": median,
+        "speedup": LATENCY_OF_BASELINE / median,
+        "quality": quality,
+        "degradation": 0.88 - quality,
+        "degradation_low": 0.876 - quality,
+        "degradation_high": 0.884 - quality,
+    }
+
+
+def made_up_result(**changes: Any) -> dict[str, Any]:
+    """A search that was answered with `00111@2`."""
+    full = [(0.0102, 0.851), (0.0197, 0.868), (0.0291, 0.873), (0.0386, 0.875), (LATENCY_OF_BASELINE, 0.876)]
+    return {
+        "search_id": "8a2fe0f0-9bd6-4d4c-8a70-6f4f4f0f1c2d",
+        "status": "succeeded",
+        "fastest": figures("00111", 2, 0.0058, 0.8745, bound=0.0068),
+        "baseline": figures("11111", 5, LATENCY_OF_BASELINE, 0.876, bound=0.0),
+        "empty": figures("00000", 0, None, 0.204) | {"pattern": "00000"},
+        "full_by_steps": [figures("11111", steps, *point) for steps, point in enumerate(full, start=1)],
+        "speedup_split": {"steps": 48 / 19.7, "rows": 19.7 / 5.8, "engine": ENGINE},
+        "max_degradation": 0.01,
+        "confidence": 0.95,
+        "method": "fixed_n_paired_t",
+        "confirmed": {"split": "test", "classes": 423, "episodes": 600},
+        "search": {
+            "episodes": 200,
+            "judged": 155,
+            "space_size": 155,
+            "survived": ["00111@2", "00111@3", "01111@3"],
+            "qualified": ["00111@2"],
+            "unqualified": ["00111"],
+            "untested": ["00111@3", "01111@3"],
+            "episode_adaptations": 31000,
+            "image_passes": 2480000,
+            "reused_evaluations": 0,
+        },
+        "front": [
+            front_point("00111", 0.0041, 0.868),
+            front_point("00111@2", 0.0058, 0.8766),
+            front_point("00111@3", 0.0079, 0.8787),
+            front_point("01111@3", 0.0136, 0.8795),
+        ],
+        "checkpoint": {"id": "c0ffee", "tasks": {"family": "omniglot", "ways": 5, "shots": 1, "queries": 15}},
+        "norm_statistics": "support",
+        "device": {"class": "cpu", "processor": "A made-up processor", "threads": 2, "torch": "2.13.0"},
+        "runtime": "eager",
+        "seconds": {
+            "meta_training": 301.2,
+            "baseline": 6.1,
+            "search": 88.4,
+            "timing": 41.0,
+            "certificate": 35.7,
+            "total": 473.9,
+        },
+        "warnings": [],
+        **changes,
+    }

@@ -1,0 +1,106 @@
+"""The product's main path as a user walks it: one command, real processes, a result document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from search_service.client import Client
+from search_service.storage import codec
+from tests.system.conftest import Stack, small_spec, wait_until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+API_MEMORY_LIMIT = 150 * 2**20  # bytes
+
+
+def run_cli(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "LAMBDA_SEARCH_DATABASE_URL"}
+    return subprocess.run(
+        [sys.executable, "-m", "search_service.cli", *arguments],
+        env={**environment, "LAMBDA_SEARCH_LOCK_DIR": str(home / "locks")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_run_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(small_spec()))
+    output = tmp_path / "result.json"
+    before = {process.pid for process in psutil.process_iter()}
+
+    done = run_cli("run", str(spec), "--json", "--output", str(output), home=tmp_path)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    document = json.loads(done.stdout)
+    result = codec.result_from_json(document)
+    assert json.loads(output.read_text()) == document
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    assert result.status == "succeeded"
+    assert result.search.space_size == 14
+    assert result.search.judged == 14
+    assert result.baseline.pattern == "111@2"
+    assert [entry.pattern for entry in result.full_by_steps] == ["111", "111@2"]
+    assert result.empty.pattern == "000" and result.empty.latency_s is None
+    assert result.confirmed.split == "test" and result.confirmed.episodes == 40
+    upper_bound = result.fastest.degradation.upper_bound
+    assert upper_bound is not None and upper_bound <= result.max_degradation
+    assert result.fastest.pattern in [*result.search.qualified, result.baseline.pattern]
+    assert result.fastest.speedup is not None and result.fastest.speedup_over_plain is not None
+    split = result.speedup_split
+    product = split.steps * split.rows * split.engine
+    assert product == pytest.approx(result.fastest.speedup_over_plain.estimate, rel=0.02)
+    assert result.fastest.rates == [0.02] * result.fastest.steps
+    assert result.checkpoint["quality"]["metric"] == "negative_mse"
+    assert set(result.seconds) == {"meta_training", "baseline", "search", "timing", "certificate", "total"}
+
+    ours = [
+        process.info["cmdline"]
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid not in before and any(str(tmp_path) in word for word in process.info["cmdline"] or [])
+    ]
+    assert ours == []
+
+
+def test_a_bad_spec_is_refused_by_field_and_reason(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(small_spec(max_degradation=-1, modle={})))
+    done = run_cli("run", str(spec), home=tmp_path)
+    assert done.returncode == 2
+    assert "modle" in done.stderr and "unknown field" in done.stderr
+
+
+def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) -> None:
+    stack.start_worker()
+    wait_until(lambda: "announced" in stack.workers[0].log.read_text(), f"the worker; {stack.logs()}")
+    ready = stack.home / "api.log"
+    with ready.open("wb") as log:
+        api = subprocess.Popen(
+            [sys.executable, "-m", "search_service.cli", "api", "--port", "0"],
+            env=stack.environment(),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: "http://127.0.0.1:" in ready.read_text(), "the API to say its address")
+        text = ready.read_text()
+        port = text.split("http://127.0.0.1:", 1)[1].split()[0].strip("/")
+        with Client(f"http://127.0.0.1:{port}") as client:
+            view = client.submit(small_spec())
+            final = client.wait(view["id"])
+            assert final["status"] == "succeeded", (final, stack.logs())
+            assert client.result(view["id"])["fastest"]["pattern"]
+        assert psutil.Process(api.pid).memory_info().rss < API_MEMORY_LIMIT
+    finally:
+        api.terminate()
+        api.wait(20)

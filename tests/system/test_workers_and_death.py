@@ -1,0 +1,157 @@
+"""What must hold whatever dies when: no trial lost, none doubled, the same decisions, and nothing left running."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+from sqlalchemy import delete, select, text
+
+from search_service import queue
+from search_service.domain.search import SearchStatus
+from search_service.storage import searches
+from search_service.storage.tables import EvaluationRow, TokenRow, TrainingRow
+from tests.system.conftest import Stack, small_spec, wait_until
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+def forget_evaluations(stack: Stack) -> None:
+    """Make the next search judge everything anew, on the same checkpoint and with the same timings."""
+    with stack.database.session() as session:
+        session.execute(delete(EvaluationRow))
+
+
+@pytest.mark.parametrize("moment", ["mid-trial", "after-close"])
+def test_kill_9_loses_and_doubles_nothing(stack: Stack, moment: str) -> None:
+    healthy = stack.start_worker()
+    undisturbed = stack.wait_for(stack.submit(small_spec()))
+    expected = stack.judged(undisturbed.id)
+    assert healthy.stop() == 0, stack.logs()
+    forget_evaluations(stack)
+
+    dying = stack.start_worker(moment, "3")
+    search_id = stack.submit(small_spec())
+    wait_until(lambda: dying.process.poll() is not None, f"the worker to die {moment}; {stack.logs()}")
+    assert dying.process.returncode == -9
+    stack.start_worker()
+    row = stack.wait_for(search_id)
+
+    assert stack.judged(search_id) == expected
+    assert row.effort["episode_adaptations"] == undisturbed.effort["episode_adaptations"]
+    assert row.result is not None and undisturbed.result is not None
+    for name in ("survived", "qualified", "unqualified"):
+        assert row.result["search"][name] == undisturbed.result["search"][name]
+
+
+def test_the_evaluator_dies_with_its_worker(stack: Stack) -> None:
+    worker = stack.start_worker()
+    stack.submit(small_spec(meta_training={"iterations": 1_000_000, "inner_steps": 2, "inner_rate": 0.001}))
+    wait_until(lambda: _training_iteration(stack) > 0 or _progress(stack) > 0, f"training; {stack.logs()}")
+    evaluators = worker.evaluators()
+    assert evaluators
+    worker.kill()
+    started = time.monotonic()
+    wait_until(lambda: not any(_is_running(child) for child in evaluators), "the evaluator to die", 3.0)
+    assert time.monotonic() - started < 3.0
+
+
+def test_cancel_frees_the_device_within_three_seconds(stack: Stack) -> None:
+    worker = stack.start_worker()
+    endless = small_spec(meta_training={"iterations": 1_000_000, "inner_steps": 2, "inner_rate": 0.001})
+    search_id = stack.submit(endless)
+    wait_until(lambda: _progress(stack) > 0, f"training; {stack.logs()}")
+    evaluators = worker.evaluators()
+    with stack.database.session() as session:
+        queue.cancel(session, search_id, 4)
+    wait_until(lambda: not any(_is_running(child) for child in evaluators), "the evaluator to stop", 3.0)
+    assert stack.search(search_id).status == SearchStatus.CANCELLED
+    # The worker itself lives on and serves the next search.
+    assert stack.wait_for(stack.submit(small_spec())).result is not None
+
+
+def test_two_workers_find_what_one_finds_with_the_same_budget(stack: Stack) -> None:
+    stack.start_worker()
+    one = stack.wait_for(stack.submit(small_spec()))
+    expected = stack.judged(one.id)
+    forget_evaluations(stack)
+    stack.start_worker()
+    wait_until(lambda: "announced" in stack.workers[1].log.read_text(), f"the second worker; {stack.logs()}")
+    two = stack.wait_for(stack.submit(small_spec()))
+
+    assert stack.judged(two.id) == expected
+    assert two.effort == {**one.effort, "reused_evaluations": two.effort.get("reused_evaluations", 0)}
+    assert one.result is not None and two.result is not None
+    for name in ("survived", "qualified", "unqualified", "untested", "judged", "episode_adaptations"):
+        assert two.result["search"][name] == one.result["search"][name]
+    with stack.database.session() as session:
+        claimed = session.scalars(select(TokenRow.claim_no).where(TokenRow.search_id == two.id)).all()
+    assert claimed
+
+
+def test_a_lost_job_and_a_lost_database_connection_are_made_good(stack: Stack) -> None:
+    stack.start_worker()
+    wait_until(lambda: "announced" in stack.workers[0].log.read_text(), f"the worker; {stack.logs()}")
+    search_id = stack.submit(small_spec(seed=1))
+    with stack.database.session() as session:
+        session.execute(text("delete from procrastinate.procrastinate_jobs where status = 'todo'"))
+    wait_until(lambda: stack.search(search_id).phase != "meta_training", f"the reaper; {stack.logs()}")
+    with stack.database.session() as session:
+        session.execute(
+            text(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid()"
+            )
+        )
+    assert stack.wait_for(search_id).result is not None
+
+
+def test_the_same_recipe_is_trained_once_by_two_searches_at_a_time(stack: Stack) -> None:
+    stack.start_worker()
+    stack.start_worker()
+    recipe = {"iterations": 1500, "inner_steps": 2, "inner_rate": 0.01}
+    first, second = (stack.submit(small_spec(meta_training=recipe, max_degradation=ε)) for ε in (0.4, 0.5))
+    a, b = stack.wait_for(first), stack.wait_for(second)
+    assert a.checkpoint == b.checkpoint
+    with stack.database.session() as session:
+        assert len(session.scalars(select(TrainingRow)).all()) == 1
+
+
+def test_a_search_that_diverges_fails_with_advice_and_the_worker_lives(stack: Stack) -> None:
+    stack.start_worker()
+    diverging = small_spec(meta_training={"iterations": 50, "inner_steps": 5, "inner_rate": 100.0})
+    row = stack.wait_for(stack.submit(diverging), SearchStatus.FAILED)
+    assert row.problem is not None
+    assert "diverged" in row.problem["detail"] and "inner_rate" in row.problem["detail"]
+    assert stack.wait_for(stack.submit(small_spec())).result is not None
+
+
+def test_sigterm_ends_a_busy_worker_in_good_order(stack: Stack) -> None:
+    worker = stack.start_worker()
+    search_id = stack.submit(small_spec(meta_training={"iterations": 20_000, "inner_steps": 2, "inner_rate": 0.001}))
+    wait_until(lambda: _progress(stack) > 0, f"training; {stack.logs()}")
+    evaluators = worker.evaluators()
+    assert worker.stop() == 0, stack.logs()
+    assert not any(_is_running(child) for child in evaluators)
+    with stack.database.session() as session:
+        tokens = session.scalars(select(TokenRow).where(TokenRow.search_id == search_id)).all()
+        assert [token.state for token in tokens] == ["in_queue"]
+        assert queue.job_status(session, [tokens[0].job_id or 0]) == {tokens[0].job_id: "todo"}
+
+
+def _training_iteration(stack: Stack) -> int:
+    with stack.database.session() as session:
+        return max(session.scalars(select(TrainingRow.iteration)).all(), default=0)
+
+
+def _progress(stack: Stack) -> float:
+    with stack.database.session() as session:
+        return max((row.progress.get("done", 0) for row in searches.unfinished(session)), default=0)
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
