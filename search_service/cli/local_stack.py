@@ -19,7 +19,7 @@ from uuid import UUID
 import httpx
 
 from search_service.cli.postgres_keeper import kept_postgres
-from search_service.cli.processes import Child, module_command, module_environment, stop_all
+from search_service.cli.processes import Child, module_command, module_environment, quoted_end, stop_all
 from search_service.client import Client
 from search_service.domain.errors import LambdaSearchError
 from search_service.settings import ENV_PREFIX, Settings
@@ -48,10 +48,10 @@ class PortTaken(LambdaSearchError):
 class NotReady(LambdaSearchError):
     """A process runs but does not get ready."""
 
-    def __init__(self, name: str, limit_s: float, log: Path) -> None:
+    def __init__(self, name: str, limit_s: float, log: Path, hint: str = "") -> None:
         self.name = name
         self.limit_s = limit_s
-        super().__init__(f"the {name} has not become ready within {limit_s:.0f} s; see {log}")
+        super().__init__(f"the {name} has not become ready within {limit_s:.0f} s{hint}; {quoted_end(log)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,16 +206,18 @@ def _wait_for_dashboard(stack: LocalStack, url: str) -> None:
 
 
 def _wait_for_workers(stack: LocalStack, database: Database, earlier: set[UUID], count: int) -> None:
-    _wait(lambda: len(_announced(database) - earlier) >= count, stack, "worker", WORKER_LIMIT)
+    # A device computes for as many workers as it has room for; one more waits until another ends.
+    hint = " (does another worker on this machine hold the device?)"
+    _wait(lambda: len(_announced(database) - earlier) >= count, stack, "worker", WORKER_LIMIT, hint)
 
 
-def _wait(condition: Callable[[], bool], stack: LocalStack, name: str, limit: float) -> None:
+def _wait(condition: Callable[[], bool], stack: LocalStack, name: str, limit: float, hint: str = "") -> None:
     deadline = time.monotonic() + limit
     while not condition():
         stack.check()
         if time.monotonic() > deadline:
             child = next(child for child in stack.children if child.name.startswith(name))
-            raise NotReady(child.name, limit, child.log)
+            raise NotReady(child.name, limit, child.log, hint)
         time.sleep(POLL_INTERVAL)
 
 

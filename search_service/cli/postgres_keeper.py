@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from search_service.cli.processes import last_lines, module_command, module_environment
+from search_service.cli.processes import module_command, module_environment, quoted_end
 from search_service.domain.errors import DatabaseUnavailable
 
 START_LIMIT = 60.0  # seconds; making a new data folder takes about one
@@ -70,8 +70,7 @@ def _announced_url(keeper: subprocess.Popen[bytes], log: Path) -> str:
     try:
         answer = json.loads(keeper.stdout.readline())
     except ValueError:
-        end = "".join(f"\n  | {line}" for line in last_lines(log))
-        raise DatabaseUnavailable(f"the embedded Postgres does not start; the end of {log}:{end}") from None
+        raise DatabaseUnavailable(f"the embedded Postgres does not start; {quoted_end(log)}") from None
     if "error" in answer:
         raise DatabaseUnavailable(answer["error"])
     url: str = answer["url"]

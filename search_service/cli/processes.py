@@ -31,8 +31,7 @@ class ChildDied(LambdaSearchError):
         self.code = code
         self.log = log
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        lines = "".join(f"\n  | {line}" for line in last_lines(log))
-        super().__init__(f"the {name} {how}; the end of its log {log}:{lines or ' (it is empty)'}")
+        super().__init__(f"the {name} {how}; {quoted_end(log)}")
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -133,6 +132,12 @@ def stop_all(children: Sequence[Child], grace: float = STOP_GRACE) -> None:
     for child in children:
         if not child.wait(deadline - time.monotonic()):
             child.kill()
+
+
+def quoted_end(log: Path) -> str:
+    """Where a log is, and its last lines."""
+    lines = "".join(f"\n  | {line}" for line in last_lines(log))
+    return f"the end of its log {log}:{lines or ' (it is empty)'}"
 
 
 def last_lines(log: Path, count: int = SHOWN_LINES) -> list[str]:

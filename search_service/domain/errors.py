@@ -127,5 +127,17 @@ class EvaluatorFailed(LambdaSearchError):
     """The evaluator child process died or raised while it computed a batch."""
 
 
+class BaselineDiverged(LambdaSearchError):
+    """The full pattern's own qualities are not numbers, so nothing can be compared with it."""
+
+    def __init__(self, pattern: str, rate: float) -> None:
+        self.pattern = pattern
+        self.rate = rate
+        super().__init__(
+            f"the baseline {pattern} diverges at rate {rate} (its qualities are not numbers): lower baseline.rate, "
+            "or train the checkpoint longer"
+        )
+
+
 class UnsupportedNetwork(LambdaSearchError):
     """A network cannot be adapted as it stands (random operations, running statistics, units that overlap)."""

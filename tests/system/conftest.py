@@ -134,9 +134,7 @@ class Stack:
         with self.database.session() as session:
             row = searches.get(session, search_id)
             trials = session.scalars(select(TrialRow).where(TrialRow.search_id == search_id)).all()
-            states = {
-                trial.candidate: (trial.blocks, trial.degradation, trial.state == "dropped") for trial in trials
-            }
+            states = {trial.candidate: (trial.blocks, trial.degradation, trial.state == "dropped") for trial in trials}
             validation = session.scalars(
                 select(func.count())
                 .select_from(EvaluationRow)

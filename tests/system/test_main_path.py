@@ -51,12 +51,16 @@ def test_run_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert result.search.judged == 14
     assert result.baseline.pattern == "111@2"
     assert [entry.pattern for entry in result.full_by_steps] == ["111", "111@2"]
-    assert result.empty.pattern == "000" and result.empty.latency_s is None
-    assert result.confirmed.split == "test" and result.confirmed.episodes == 40
+    assert result.empty.pattern == "000"
+    assert result.empty.latency_s is None
+    assert result.confirmed.split == "test"
+    assert result.confirmed.episodes == 40
     upper_bound = result.fastest.degradation.upper_bound
-    assert upper_bound is not None and upper_bound <= result.max_degradation
+    assert upper_bound is not None
+    assert upper_bound <= result.max_degradation
     assert result.fastest.pattern in [*result.search.qualified, result.baseline.pattern]
-    assert result.fastest.speedup is not None and result.fastest.speedup_over_plain is not None
+    assert result.fastest.speedup is not None
+    assert result.fastest.speedup_over_plain is not None
     split = result.speedup_split
     product = split.steps * split.rows * split.engine
     assert product == pytest.approx(result.fastest.speedup_over_plain.estimate, rel=0.02)
@@ -77,7 +81,8 @@ def test_a_bad_spec_is_refused_by_field_and_reason(tmp_path: Path) -> None:
     spec.write_text(yaml.safe_dump(small_spec(max_degradation=-1, modle={})))
     done = run_cli("run", str(spec), home=tmp_path)
     assert done.returncode == 2
-    assert "modle" in done.stderr and "unknown field" in done.stderr
+    assert "modle" in done.stderr
+    assert "unknown field" in done.stderr
 
 
 def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) -> None:

@@ -40,7 +40,8 @@ def test_kill_9_loses_and_doubles_nothing(stack: Stack, moment: str) -> None:
 
     assert stack.judged(search_id) == expected
     assert row.effort["episode_adaptations"] == undisturbed.effort["episode_adaptations"]
-    assert row.result is not None and undisturbed.result is not None
+    assert row.result is not None
+    assert undisturbed.result is not None
     for name in ("survived", "qualified", "unqualified"):
         assert row.result["search"][name] == undisturbed.result["search"][name]
 
@@ -82,7 +83,8 @@ def test_two_workers_find_what_one_finds_with_the_same_budget(stack: Stack) -> N
 
     assert stack.judged(two.id) == expected
     assert two.effort == {**one.effort, "reused_evaluations": two.effort.get("reused_evaluations", 0)}
-    assert one.result is not None and two.result is not None
+    assert one.result is not None
+    assert two.result is not None
     for name in ("survived", "qualified", "unqualified", "untested", "judged", "episode_adaptations"):
         assert two.result["search"][name] == one.result["search"][name]
     with stack.database.session() as session:
@@ -123,7 +125,8 @@ def test_a_search_that_diverges_fails_with_advice_and_the_worker_lives(stack: St
     diverging = small_spec(meta_training={"iterations": 50, "inner_steps": 5, "inner_rate": 100.0})
     row = stack.wait_for(stack.submit(diverging), SearchStatus.FAILED)
     assert row.problem is not None
-    assert "diverged" in row.problem["detail"] and "inner_rate" in row.problem["detail"]
+    assert "diverged" in row.problem["detail"]
+    assert "inner_rate" in row.problem["detail"]
     assert stack.wait_for(stack.submit(small_spec())).result is not None
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-
 TIMING_THREADS = 1
 """Threads that latency on a CPU is measured with: what one request gets on a busy server, and steady."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class TimedSubjects:
         self,
         adaptation: Adaptation,
         parameters: Parameters,
-        episodes: list[tuple[torch.Tensor, ...]],
+        episodes: Sequence[tuple[torch.Tensor, ...]],
         device: torch.device,
     ) -> None:
         self.adaptation = adaptation

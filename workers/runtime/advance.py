@@ -205,9 +205,7 @@ class Advancer:
             reason = str(error) if expected else f"{type(error).__name__}: {error}"
             at = f"phase {job.phase}, step {job.step} of token {job.no}"
             about = _shown(token.batch) if token.batch else ""
-            searches.fail(
-                session, row, title="The search could not be computed", detail=f"{reason} ({at}{about})"
-            )
+            searches.fail(session, row, title="The search could not be computed", detail=f"{reason} ({at}{about})")
             for live in tokens.lock_live_of(session, row.id):
                 if live.job_id is not None and live.no != job.no:
                     queue.call_back(session, live.job_id)

@@ -111,9 +111,7 @@ def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None)
         speedup=Ratio(**timed["speedup"]) if timed else None,
         speedup_over_plain=Ratio(**timed["speedup_over_plain"]) if timed else None,
         end_to_end_speedup=Ratio(**timed["end_to_end_speedup"]) if timed else None,
-        quality=Quality(
-            metric=case.spec.tasks.metric, estimate=quality.mean, low=quality_low, high=quality_high
-        ),
+        quality=Quality(metric=case.spec.tasks.metric, estimate=quality.mean, low=quality_low, high=quality_high),
         degradation=Degradation(
             estimate=loss.mean,
             low=low,

@@ -131,6 +131,8 @@ class Case:
     @property
     def phase(self) -> Phase:
         """The running phase."""
+        if self.row.phase is None:
+            raise LookupError(f"search {self.row.id} has not begun")
         return Phase(self.row.phase)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from search_service.domain.errors import EvaluatorFailed
-from workers.runtime.evaluator_child import EvaluatorSettings, Failure, Ready, Waiting, child_main
+from workers.runtime.evaluator_child import EvaluatorSettings, Failure, Message, Ready, Waiting, child_main
 from workers.runtime.work import Outcome, Progress, Work
 
 CHECK_INTERVAL = 0.5  # seconds between looks at whether the work is still wanted
@@ -113,7 +113,7 @@ class Evaluator:
         self._pipe.send(work)
         try:
             while True:
-                message = self._receive(check)
+                message: Message = self._receive(check)
                 if isinstance(message, Progress):
                     on_progress(message)
                 elif isinstance(message, Failure):
@@ -137,7 +137,8 @@ class Evaluator:
         self._process = self._pipe = self._lifeline = None
 
     def _receive(self, check: Callable[[], None]) -> Any:
-        assert self._pipe is not None and self._process is not None
+        assert self._pipe is not None
+        assert self._process is not None
         next_check = time.monotonic() + CHECK_INTERVAL
         while True:
             try:

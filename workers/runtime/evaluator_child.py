@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.runtime.work import Outcome, Progress, Work
+import contextlib
 
 PR_SET_PDEATHSIG = 1
 REPORT_INTERVAL = 0.25  # seconds
@@ -65,7 +66,7 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
     _die_with_parent(parent, lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
 
-    # With several threads, waiting ones sleep instead of spinning: on a shared machine spinning costs ten times the work.
+    # Threads that wait sleep instead of spinning: on a shared machine spinning made the same work ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     import torch
@@ -115,10 +116,8 @@ def _die_with_parent(parent: int, lifeline: Connection) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     def watch() -> None:
-        try:
+        with contextlib.suppress(EOFError, OSError):
             lifeline.recv_bytes()
-        except (EOFError, OSError):
-            pass
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -100,7 +100,7 @@ class Laboratory:
 
         try:
             trainer.run(work.seconds, progress)
-            uri = f"trainings/{trainer.recipe.key}/{trainer.iteration}.safetensors"
+            uri = _state_uri(trainer)
             self.artifacts.put(uri, trainer.state())
         except BaseException:
             self._trainer = None
@@ -113,9 +113,8 @@ class Laboratory:
         """The trainer at a stored state: the one in memory if it stands there, or a new one."""
         recipe = Recipe.from_config(config)
         trainer = self._trainer
-        if trainer is not None and trainer.recipe == recipe and state_uri is not None:
-            if state_uri == f"trainings/{recipe.key}/{trainer.iteration}.safetensors":
-                return trainer
+        if trainer is not None and trainer.recipe == recipe and state_uri == _state_uri(trainer):
+            return trainer
         trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device)
         if state_uri is not None:
             trainer.restore(self.artifacts.get(state_uri))
@@ -220,6 +219,10 @@ class Laboratory:
         adaptation, parameters = self._models(subject)
         at_once = 1 if self.device.type == "cpu" else GPU_EPISODES_AT_ONCE
         return Judge(adaptation, metric_for(subject.tasks), parameters, at_once)
+
+
+def _state_uri(trainer: MetaTrainer) -> str:
+    return f"trainings/{trainer.recipe.key}/{trainer.iteration}.safetensors"
 
 
 def _figures(timing: InterleavedTiming, baseline: str, text: str) -> dict[str, Any]:

@@ -106,9 +106,7 @@ def _bring_back(database: Database, name: TokenName, class_count: ClassCount) ->
             if not meta_training.can_go_on(Case(session, row, {}, class_count)):
                 return False
         else:
-            log.warning(
-                "token had no live job", search=str(row.id), phase=token.phase, token=token.no, step=token.step
-            )
+            log.warning("token had no live job", search=str(row.id), phase=token.phase, token=token.no, step=token.step)
         if token.job_id is not None:
             _close_job(session, token.job_id)
         tokens.requeue(token)

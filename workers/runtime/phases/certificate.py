@@ -42,10 +42,7 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     """The round's patterns on the token's block."""
     block = token.no % case.blocks(Split.TEST)
     tested = _in_test(case)
-    if tested is None:
-        runs = [case.full_by_steps, [case.empty]]
-    else:
-        runs = [[LambdaPattern.parse(tested.candidate)]]
+    runs = [case.full_by_steps, [case.empty]] if tested is None else [[LambdaPattern.parse(tested.candidate)]]
     return judged_run.batch_for(case, runs[token.step], Split.TEST, block) if token.step < len(runs) else None
 
 

@@ -73,9 +73,7 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
 
 def can_go_on(case: Case) -> bool:
     """Whether a held token of this search would no longer have to wait."""
-    return checkpoints.find_by_recipe(case.session, Recipe.of(case.spec).key) is not None or _own(
-        case, _training(case)
-    )
+    return checkpoints.find_by_recipe(case.session, Recipe.of(case.spec).key) is not None or _own(case, _training(case))
 
 
 def _own(case: Case, training: TrainingRow) -> bool:

@@ -27,7 +27,8 @@ def plan(case: Case) -> int:
     if tokens.count_of(case.session, case.row.id, case.phase):
         return 0
     _show(case)
-    return min(2 ** len(case.unit_names) - 1, MAX_TOKENS)
+    rows = (1 << len(case.unit_names)) - 1
+    return min(rows, MAX_TOKENS)
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.storage import timings, tokens, trials
-from search_service.storage.tables import TokenRow
+from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
@@ -64,7 +64,7 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
             trial.mirrored = False
 
 
-def _survivors(case: Case) -> list[trials.TrialRow]:
+def _survivors(case: Case) -> list[TrialRow]:
     return list(trials.of_search(case.session, case.row.id, [TrialState.SURVIVED]))
 
 
