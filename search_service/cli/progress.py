@@ -88,9 +88,12 @@ class _Lines:
             return
         self._phase = phase
         self._next_line = time.monotonic() + LINE_INTERVAL
-        state = view["status"] if over or not view["phase"] else f"{LABELS[Phase(phase)]} {_counted(view)}"
-        parts = [f"[{view['elapsed_s']:5.0f} s] {state}", _message(view), self._best.text(view)]
-        self.say("; ".join(part for part in parts if part))
+        clock = f"[{view['elapsed_s']:5.0f} s]"
+        if over or not view["phase"]:
+            self.say(f"{clock} {view['status']}")
+            return
+        parts = [f"{LABELS[Phase(phase)]} {_counted(view)}".rstrip(), _message(view), self._best.text(view)]
+        self.say(f"{clock} {'; '.join(part for part in parts if part)}")
 
 
 class _Bars:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from search_service.client import SearchView
 from search_service.domain.result import PatternFigures, Quality, Ratio, SearchResult
+from search_service.domain.search import Phase
 
 PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
 ROOMY_WIDTH = 110  # characters from which columns stand apart
@@ -62,7 +63,7 @@ def _answer(result: SearchResult) -> Text:
     if fastest.pattern == result.baseline.pattern:
         return Text(
             f"No pattern faster than the baseline {result.baseline.pattern} was proved to lose at most "
-            f"{result.max_degradation:.4g} {_metric(result)}: the baseline itself is the answer.",
+            f"{result.max_degradation:.4g} in {_metric(result)}: the baseline itself is the answer.",
             style="bold",
         )
     claims = []
@@ -74,8 +75,8 @@ def _answer(result: SearchResult) -> Text:
     answer = f"{fastest.pattern} adapts {' and '.join(claims)}."
     if bound is not None:
         answer += (
-            f" It loses at most {bound:.4f} {_metric(result)} (upper bound of degradation) at {result.confidence:.4g} "
-            f"confidence; {result.max_degradation:.4g} was allowed."
+            f" It loses at most {bound:.4f} in {_metric(result)} (upper bound of degradation) "
+            f"at {result.confidence:.4g} confidence; {result.max_degradation:.4g} was allowed."
         )
     return Text(answer, style="bold green")
 
@@ -128,7 +129,7 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     bound = result.fastest.degradation.upper_bound
     if bound is not None:
         yield "upper bound", f"{bound:+.4f} of the answer's degradation (one-sided)"
-    yield "threshold", f"at most {result.max_degradation:.4g} {_metric(result)} may be lost (max_degradation)"
+    yield "threshold", f"at most {result.max_degradation:.4g} in {_metric(result)} may be lost (max_degradation)"
     yield "speedup", "over this engine's own baseline; speedup_over_plain: over plain PyTorch on the same baseline"
     yield "confidence", f"{result.confidence:.4g}"
     yield "method", METHODS.get(result.method, result.method)
@@ -148,12 +149,14 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     )
     yield "statistics", f"norm_statistics {result.norm_statistics}"
     yield "device", f"{_device(result.device)}, runtime {result.runtime}"
-    yield "seconds", ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items())
+    names = [name for name in (*Phase, "total") if name in result.seconds]
+    yield "seconds", ", ".join(f"{name} {result.seconds[name]:.1f}" for name in names)
 
 
 def _device(device: dict[str, Any]) -> str:
     parts = [str(device.get("gpu") or device.get("processor") or device.get("class", "unknown"))]
-    parts += [f"{device[name]} {name}" for name in ("threads",) if device.get(name) is not None]
+    if threads := device.get("threads"):
+        parts.append("1 thread" if threads == 1 else f"{threads} threads")
     parts += [f"torch {device['torch']}"] if device.get("torch") else []
     return ", ".join(parts)
 

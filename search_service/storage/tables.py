@@ -128,7 +128,7 @@ class TokenRow(Base):
     """The procrastinate job that carries this step."""
     worker_id: Mapped[UUID | None]
     batch: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What the claimed step computes; kept so that a re-claim takes the same batch."""
+    """What the claimed step computes, for people to see."""
     claimed_at: Mapped[datetime | None]
 
 

@@ -68,6 +68,14 @@ def count_of(session: Session, search_id: UUID, phase: Phase, state: TokenState 
     return session.scalars(query).one()
 
 
+def steps_taken(session: Session, search_id: UUID, phase: Phase, first_no: int) -> int:
+    """How many steps the tokens of a phase from number ``first_no`` on have closed."""
+    query = select(func.coalesce(func.sum(TokenRow.step), 0)).where(
+        TokenRow.search_id == search_id, TokenRow.phase == phase, TokenRow.no >= first_no
+    )
+    return session.scalars(query).one()
+
+
 def live(session: Session) -> Sequence[TokenRow]:
     """Every token that has not ended, unlocked, for the reaper; lock search and token before acting on one."""
     query = (
@@ -112,13 +120,8 @@ def hold(row: TokenRow) -> None:
 
 
 def requeue(row: TokenRow) -> None:
-    """Put a held token, or one whose job was lost, back in the queue at the same step; the caller defers the job.
-
-    The batch stays, so that the next claim can take the same one.
-    """
-    row.state = TokenState.IN_QUEUE
-    row.worker_id = None
-    row.job_id = None
+    """Put a held token, or one whose job was lost, back in the queue at the same step; the caller defers the job."""
+    _release(row, TokenState.IN_QUEUE)
 
 
 def end(row: TokenRow) -> None:

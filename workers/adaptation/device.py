@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-
-TIMING_THREADS = 1
-"""Threads that latency on a CPU is measured with: what one request gets on a busy server, and steady."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -19,18 +14,6 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-@contextmanager
-def timing_threads(device: torch.device) -> Iterator[None]:
-    """Within it, a CPU computes with ``TIMING_THREADS`` threads."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(TIMING_THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def device_class(device: torch.device) -> str:
@@ -46,7 +29,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "class": device_class(device),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": TIMING_THREADS if device.type == "cpu" else torch.get_num_threads(),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -25,6 +25,7 @@ from workers.adaptation.inner_loop import (
     predict,
     support_statistics,
 )
+from workers.adaptation.lanes import WAVE, Lanes, batched
 from workers.adaptation.program import Program, trace
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -96,12 +97,14 @@ class Judge:
         parameters: the checkpoint's parameters, on the device that judges.
         episodes_at_once: episodes that one program call adapts together (``torch.vmap``). One is fastest on a CPU core,
             where per-episode weights become grouped convolutions; a GPU wants many.
+        lanes: where program calls run side by side.
     """
 
     adaptation: Adaptation
     metric: Metric
     parameters: Parameters
     episodes_at_once: int = 1
+    lanes: Lanes = field(default_factory=Lanes)
     _programs: dict[Any, Program] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,20 +128,22 @@ class Judge:
             support_y: ``B x N`` labels or ``B x N x outputs`` targets.
             query_x: ``B x M x ...``-dim tensor.
             query_y: ``B x M`` labels or ``B x M x outputs`` targets.
-            pause: called between program calls; may block or raise.
+            pause: called between waves of program calls; may block or raise.
 
         Returns:
             ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first ``s + 1`` rows.
         """
         lowest = pattern.lowest_active_unit
         mask = torch.tensor(pattern.rows, dtype=torch.bool, device=support_x.device).reshape(-1, pattern.units)
-        blocks = []
-        for start in range(0, support_x.shape[0], self.episodes_at_once):
+        size = self.episodes_at_once
+        calls = []
+        for start in range(0, support_x.shape[0], size):
+            chunk = [tensor[start : start + size] for tensor in (support_x, support_y, query_x, query_y)]
+            calls.append((self._program(0 if lowest is None else lowest, mask, chunk), chunk))
+        blocks: list[Tensor] = []
+        for wave in batched(calls, WAVE * self.lanes.count):
             pause()
-            stop = start + self.episodes_at_once
-            chunk = [tensor[start:stop] for tensor in (support_x, support_y, query_x, query_y)]
-            program = self._program(0 if lowest is None else lowest, mask, chunk)
-            blocks.append(program(self.parameters, mask, *chunk).cpu())
+            blocks += self.lanes.map(lambda call: call[0](self.parameters, mask, *call[1]).cpu(), wave)
         return torch.cat(blocks)
 
     def _program(self, lowest_unit: int, mask: Tensor, chunk: Sequence[Tensor]) -> Program:

@@ -15,6 +15,7 @@ from torch.func import grad_and_value
 
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, Parameters, adapt, predict
+from workers.adaptation.lanes import WAVE, Lanes, batched
 from workers.adaptation.program import Program, trace
 
 
@@ -25,10 +26,12 @@ class OuterGradient:
     Args:
         adaptation: how the network adapts; its ``create_graph`` says first or second order.
         pattern: the pattern adapted under, S rows of U units.
+        lanes: where tasks are computed side by side; their number does not change the sum.
     """
 
     adaptation: Adaptation
     pattern: LambdaPattern
+    lanes: Lanes = field(default_factory=Lanes)
     _programs: dict[Any, Program] = field(default_factory=dict, repr=False)
 
     def one_task(
@@ -61,10 +64,11 @@ class OuterGradient:
         # Sums of our own: a program may return one tensor as the gradient of two parameters.
         total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         loss = torch.zeros((), device=support_x.device)
-        for task in zip(support_x, support_y, query_x, query_y, strict=True):
-            gradient, task_loss = self._program(parameters, task)(parameters, *task)
-            loss = loss + task_loss
-            torch._foreach_add_(list(total.values()), [gradient[name] for name in total])
+        program = self._program(parameters, (support_x[0], support_y[0], query_x[0], query_y[0]))
+        for wave in batched(zip(support_x, support_y, query_x, query_y, strict=True), WAVE * self.lanes.count):
+            for gradient, task_loss in self.lanes.map(lambda task: program(parameters, *task), wave):
+                loss = loss + task_loss
+                torch._foreach_add_(list(total.values()), [gradient[name] for name in total])
         return {name: value / tasks for name, value in total.items()}, float(loss) / tasks
 
     def _program(self, parameters: Parameters, task: tuple[Tensor, ...]) -> Program:

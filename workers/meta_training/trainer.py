@@ -21,6 +21,7 @@ from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.episodes import Episodes
 from workers.adaptation.inner_loop import Adaptation, Parameters
+from workers.adaptation.lanes import Lanes
 from workers.adaptation.model import adaptation_for, batch_tensors
 from workers.adaptation.networks import build_network
 from workers.meta_training.maml import OuterGradient
@@ -40,9 +41,10 @@ class MetaTrainer:
         recipe: what is trained and how.
         episodes: the recipe's task family.
         device: where.
+        lanes: where tasks are computed side by side.
     """
 
-    def __init__(self, recipe: Recipe, episodes: Episodes, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, episodes: Episodes, device: torch.device, lanes: Lanes | None = None) -> None:
         self.recipe = recipe
         self.episodes = episodes
         self.device = device
@@ -54,7 +56,8 @@ class MetaTrainer:
             network, recipe.tasks, training.inner_rate, recipe.norm_statistics, create_graph=training.order == "second"
         )
         units = len(self.adaptation.units)
-        self._outer_gradient = OuterGradient(self.adaptation, LambdaPattern.full(units, training.inner_steps))
+        full = LambdaPattern.full(units, training.inner_steps)
+        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes())
         self.parameters: Parameters = {
             name: parameter.clone() for name, parameter in self.adaptation.parameters().items()
         }

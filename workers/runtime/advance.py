@@ -112,7 +112,7 @@ class Advancer:
                 return None
             rules = RULES[job.phase]
             try:
-                batch = token.batch if token.batch is not None else rules.take(case, token)
+                batch = rules.take(case, token)
             except MustWait:
                 tokens.hold(token)
                 log.info("held: another search trains this recipe")

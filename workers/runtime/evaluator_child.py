@@ -6,6 +6,7 @@ other end only the parent holds. It is spawned, never forked, so no thread or CU
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from workers.runtime.work import Outcome, Progress, Work
-import contextlib
 
 PR_SET_PDEATHSIG = 1
+CPU_SLOTS = 16
+"""Evaluators that may share a host's CPU: its scheduler divides the cores, each evaluator holds about half a GiB."""
 REPORT_INTERVAL = 0.25  # seconds
 
 
@@ -32,6 +34,7 @@ class EvaluatorSettings:
     device: str
     """``cpu``, ``cuda:0`` or ``auto``."""
     threads: int
+    """Lanes of a CPU (see ``workers.adaptation.lanes``)."""
     artifacts_url: str
     data_dir: Path | None
     lock_dir: Path
@@ -66,25 +69,22 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
     _die_with_parent(parent, lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
 
-    # Threads that wait sleep instead of spinning: on a shared machine spinning made the same work ten times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
     import torch
 
     from workers.adaptation.device import resolve_device
+    from workers.adaptation.lanes import Lanes
     from workers.runtime.artifacts import Artifacts
     from workers.runtime.host_locks import DeviceSlot
     from workers.runtime.laboratory import Laboratory
 
-    torch.set_num_threads(settings.threads)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(1)
     device = resolve_device(settings.device)
-    slots = max(1, cores // settings.threads) if device.type == "cpu" else 1
-    slot = DeviceSlot(settings.lock_dir, str(device), slots)
+    slot = DeviceSlot(settings.lock_dir, str(device), CPU_SLOTS if device.type == "cpu" else 1)
     if not slot.try_acquire():
         pipe.send(Waiting())
         slot.acquire()
-    laboratory = Laboratory(device, Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir)
+    lanes = Lanes(settings.threads if device.type == "cpu" else 1)
+    laboratory = Laboratory(device, Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir, lanes)
     pipe.send(Ready(laboratory.fingerprint()))
     while True:
         try:

@@ -19,7 +19,7 @@ WAIT_INTERVAL = 0.1  # seconds between tries
 class DeviceSlot:
     """The right to compute on a device: held by one process at a time, for as long as it lives.
 
-    A GPU is one slot. A CPU is as many slots as its cores hold evaluators of this many threads.
+    A GPU is one slot; a CPU, which can be shared, is several.
 
     Args:
         folder: where the lock files are, shared by all workers of the host.

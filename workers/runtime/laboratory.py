@@ -15,10 +15,11 @@ import torch
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import TaskFamily
-from workers.adaptation.device import exact_float32, fingerprint, timing_threads
+from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
+from workers.adaptation.lanes import Lanes
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
@@ -59,14 +60,18 @@ class Laboratory:
         artifacts: where training states and checkpoints are.
         data_dir: where datasets are, if anywhere.
         locks: folder of the host's locks.
+        lanes: episodes and tasks that are computed side by side; one on a GPU.
     """
 
-    def __init__(self, device: torch.device, artifacts: Artifacts, data_dir: Path | None, locks: Path) -> None:
+    def __init__(
+        self, device: torch.device, artifacts: Artifacts, data_dir: Path | None, locks: Path, lanes: Lanes
+    ) -> None:
         exact_float32()
         self.device = device
         self.artifacts = artifacts
         self.data_dir = data_dir
         self.timing_lock = TimingLock(locks)
+        self.lanes = lanes
         self._episodes = lru_cache(maxsize=4)(self._open_episodes)
         self._models = lru_cache(maxsize=4)(self._open_model)
         self._judges = lru_cache(maxsize=4)(self._open_judge)
@@ -78,7 +83,7 @@ class Laboratory:
         """Compute a piece of work."""
         if isinstance(work, TimingWork):
             report(Progress(0, 1, "share", "waiting for the host to be quiet"))
-            with self.timing_lock.measuring(), timing_threads(self.device):
+            with self.timing_lock.measuring():
                 return self._time(work, report)
         with self.timing_lock.computing():
             if isinstance(work, TrainingWork):
@@ -115,7 +120,7 @@ class Laboratory:
         trainer = self._trainer
         if trainer is not None and trainer.recipe == recipe and state_uri == _state_uri(trainer):
             return trainer
-        trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device)
+        trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device, self.lanes)
         if state_uri is not None:
             trainer.restore(self.artifacts.get(state_uri))
         self._trainer = trainer
@@ -218,7 +223,7 @@ class Laboratory:
     def _open_judge(self, subject: ModelUnderTest) -> Judge:
         adaptation, parameters = self._models(subject)
         at_once = 1 if self.device.type == "cpu" else GPU_EPISODES_AT_ONCE
-        return Judge(adaptation, metric_for(subject.tasks), parameters, at_once)
+        return Judge(adaptation, metric_for(subject.tasks), parameters, at_once, self.lanes)
 
 
 def _state_uri(trainer: MetaTrainer) -> str:

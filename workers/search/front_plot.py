@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pydantic import ValidationError
 
-from search_service.domain.result import PatternFigures, SearchResult
+from search_service.domain.result import FrontPoint, PatternFigures, SearchResult
 from search_service.storage.codec import result_from_json
 
 WIDTH, HEIGHT = 1200, 750  # pixels
@@ -44,6 +44,8 @@ LABELLED_FRONT = 4  # front points that are named
 def draw(result: SearchResult, title: str = "") -> Figure:
     """Draw a result; what is validation and what is confirmation is told apart in the legend.
 
+    Validation classes may be easier or harder than confirmation classes, so the front is drawn by its degradation.
+
     Args:
         result: what to draw.
         title: what to call the search; its tasks unless said.
@@ -68,13 +70,13 @@ def _draw_plane(axes: Axes, result: SearchResult) -> None:
     front = sorted(result.front, key=lambda point: point.latency_s)
     axes.step(
         [point.latency_s * 1e3 for point in front],
-        [point.quality for point in front],
+        [_height(result, point) for point in front],
         where="post",
         marker="o",
         markersize=6,
         color=FRONT,
         linewidth=1.4,
-        label="front (validation classes)",
+        label="front: baseline less degradation (validation classes)",
         zorder=3,
     )
     axes.plot(
@@ -126,7 +128,7 @@ def _draw_plane(axes: Axes, result: SearchResult) -> None:
 
 def _frame(axes: Axes, result: SearchResult, threshold: float) -> None:
     """Limits, scales and the empty pattern, which is named at the edge where it would flatten all the rest."""
-    shown = [threshold, *(point.quality for point in result.front)]
+    shown = [threshold, *(_height(result, point) for point in result.front)]
     for figures in [result.fastest, result.baseline, *result.full_by_steps]:
         shown += [figures.quality.low, figures.quality.high]
     low, high = min(shown), max(shown)
@@ -185,11 +187,12 @@ def _name_points(axes: Axes, result: SearchResult, full: list[PatternFigures]) -
             _name(axes, figures, f"full@{figures.steps}", (0, -19), FULL, centred=True)
     _name(axes, result.baseline, f"baseline\n{result.baseline.pattern}", (0, 12), FULL, centred=True)
     _name(axes, fastest, fastest.pattern, (13, -17), ANSWER, bold=True)
-    named = [point for point in result.front if point.pattern != fastest.pattern]
-    for point in sorted(named, key=lambda point: -point.quality)[:LABELLED_FRONT]:
+    already = {figures.pattern for figures in [fastest, result.baseline, *full]}
+    unnamed = [point for point in result.front if point.pattern not in already]
+    for point in sorted(unnamed, key=lambda point: point.degradation)[:LABELLED_FRONT]:
         axes.annotate(
             point.pattern,
-            (point.latency_s * 1e3, point.quality),
+            (point.latency_s * 1e3, _height(result, point)),
             (5, 6),
             textcoords="offset points",
             fontsize=8.5,
@@ -232,7 +235,8 @@ def _draw_pattern(axes: Axes, fastest: PatternFigures) -> None:
     axes.set_xlim(0, len(units))
     axes.set_ylim(max(len(rows), 1), 0)
     axes.set_aspect("equal", anchor="N")
-    axes.set_xticks([unit + 0.5 for unit in range(len(units))], units, rotation=35 if len(units) > 3 else 0, ha="right")
+    tilt = {"rotation": 35, "ha": "right"} if len(units) > 3 else {"ha": "center"}
+    axes.set_xticks([unit + 0.5 for unit in range(len(units))], units, **tilt)
     axes.set_yticks([step + 0.5 for step in range(len(rows))], [f"step {step + 1}" for step in range(len(rows))])
     axes.tick_params(colors=INK, length=0, labelsize=9.5)
     axes.spines[:].set_visible(False)
@@ -259,6 +263,11 @@ def _write_figures(figure: Figure, result: SearchResult) -> None:
         y = 0.395 - 0.04 * number
         figure.text(0.725, y, name, color=MUTED, fontsize=10.5)
         figure.text(0.975, y, text, color=INK, fontsize=10.5, ha="right", fontweight="bold")
+
+
+def _height(result: SearchResult, point: FrontPoint) -> float:
+    """Where a front point stands: by its degradation, since other classes are of another difficulty altogether."""
+    return result.baseline.quality.estimate - point.degradation
 
 
 def _coordinates(figures: list[PatternFigures]) -> tuple[list[float], list[float]]:

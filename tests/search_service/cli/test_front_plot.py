@@ -48,7 +48,7 @@ def test_it_says_what_is_what(result_document: Build) -> None:
         "423 classes, 600 episodes",
         "latency of one adaptation (ms, median, log scale)",
         "quality: accuracy",
-        "front (validation classes)",
+        "front: baseline less degradation (validation classes)",
         "baseline (confirmation classes)",
         "threshold",
         "empty pattern",

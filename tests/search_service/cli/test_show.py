@@ -51,7 +51,7 @@ def test_what_the_answer_rests_on(result_document: Build) -> None:
         "paired t bound",
         "fewer steps 2.44x * fewer units (rows) 3.40x * engine 1.62x",
         "A made-up processor, 2 threads",
-        "meta_training 301.2",
+        "meta_training 301.2, baseline 6.1, search 88.4, timing 41.0, certificate 35.7, total 473.9",
         "warning: Timing was noisy",
     ]:
         assert part in text, part
@@ -99,7 +99,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
         "queued",
         "meta-training 120 of 300 iterations; loss [0.9]",
         "timing 40%",
-        "succeeded; loss [0.9]",
+        "succeeded",
     ]
 
 

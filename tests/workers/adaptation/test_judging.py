@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.lanes import WAVE
 from workers.adaptation.inner_loop import Adaptation, Parameters, adapt, predict
 from workers.adaptation.judging import Judge, Metric, accuracy, negative_mse
 
@@ -106,14 +107,12 @@ def test_accuracy_is_judged_alike_one_by_one_and_together(make_adaptation: Make,
     assert 0 < float(single.mean()) < 1
 
 
-def test_pause_is_called_before_every_program_call_and_may_stop(
-    make_adaptation: Make, make_episodes: MakeEpisodes
-) -> None:
+def test_pause_is_called_before_every_wave_and_may_stop(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
     adaptation = make_adaptation("mlp")
     judge = Judge(adaptation, accuracy, adaptation.parameters(), 2)
     calls: list[None] = []
-    judge.qualities(LambdaPattern.full(3, 1), *make_episodes("mlp", 5), pause=lambda: calls.append(None))
-    assert len(calls) == 3
+    judge.qualities(LambdaPattern.full(3, 1), *make_episodes("mlp", 2 * WAVE + 1), pause=lambda: calls.append(None))
+    assert len(calls) == 2  # one lane: a wave of WAVE calls of two episodes, and one episode more
 
     def stop() -> None:
         raise InterruptedError

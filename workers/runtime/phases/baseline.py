@@ -14,14 +14,15 @@ from workers.runtime.phases import judged_run
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, Work
 
-ROUNDS_PER_BLOCK = 2
+MESSAGE = "judging the baseline"
+RUNS = 2
 """Step 0 of a block's token judges the full run, step 1 the empty pattern."""
 
 
 def plan(case: Case) -> int:
     """One token per validation block; when they have ended, the threshold and the trials are set."""
     if tokens.count_of(case.session, case.row.id, case.phase) == 0:
-        judged_run.show_blocks(case, Split.VALIDATION, "judging the baseline")
+        case.set_progress(0, case.blocks(Split.VALIDATION), "blocks", MESSAGE)
         return case.blocks(Split.VALIDATION)
     _set_threshold(case)
     _list_trials(case)
@@ -30,7 +31,7 @@ def plan(case: Case) -> int:
 
 def take(case: Case, token: TokenRow) -> Batch | None:
     """The full run on the token's block, then the empty pattern on it."""
-    if token.step >= ROUNDS_PER_BLOCK:
+    if token.step >= RUNS:
         return None
     patterns = case.full_by_steps if token.step == 0 else [case.empty]
     return judged_run.batch_for(case, patterns, Split.VALIDATION, token.no)
@@ -44,7 +45,7 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    judged_run.show_blocks(case, Split.VALIDATION, "judging the baseline")
+    judged_run.show_blocks(case, Split.VALIDATION, RUNS, MESSAGE, just_done=1)
 
 
 def _set_threshold(case: Case) -> None:

@@ -18,12 +18,15 @@ from workers.runtime.work import Outcome, Work
 from workers.search.decisions import certify
 from workers.search.statistics import degradation
 
+COMPANY_RUNS = 2
+"""Runs of a block in the first round: full adaptation for every step count, and none."""
+
 
 def plan(case: Case) -> int:
     """A round of tokens, until a candidate qualifies or none is left."""
     blocks = case.blocks(Split.TEST)
     if tokens.count_of(case.session, case.row.id, case.phase) == 0:
-        judged_run.show_blocks(case, Split.TEST, "judging the baseline on confirmation classes")
+        case.set_progress(0, blocks, "blocks", "judging the baseline on confirmation classes")
         return blocks
     tested = _in_test(case)
     if tested is not None and _decide(case, tested):
@@ -34,7 +37,7 @@ def plan(case: Case) -> int:
     position = len(trials.of_search(case.session, case.row.id, [TrialState.UNQUALIFIED])) + 1
     following.confirmation = {"position": position}
     case.session.flush()
-    judged_run.show_blocks(case, Split.TEST, f"proving {following.candidate}, candidate {position}")
+    case.set_progress(0, blocks, "blocks", f"proving {following.candidate}, candidate {position}")
     return blocks
 
 
@@ -54,7 +57,8 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    judged_run.show_blocks(case, Split.TEST, case.row.progress.get("message", ""))
+    runs = COMPANY_RUNS if _in_test(case) is None else 1
+    judged_run.show_blocks(case, Split.TEST, runs, case.row.progress.get("message", ""), just_done=1)
 
 
 def _decide(case: Case, trial: TrialRow) -> bool:

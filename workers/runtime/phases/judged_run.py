@@ -66,11 +66,12 @@ def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
     case.add_effort(image_passes=size * _image_passes(case, LambdaPattern.parse(batch["run"]).steps))
 
 
-def show_blocks(case: Case, split: Split, message: str) -> None:
-    """Progress of a round that judges every block of a split, one token per block."""
+def show_blocks(case: Case, split: Split, runs: int, message: str, just_done: int = 0) -> None:
+    """Progress of a round that judges every block of a split, one token per block and ``runs`` steps per token."""
     blocks = case.blocks(split)
-    ended = tokens.count_of(case.session, case.row.id, case.phase, tokens.TokenState.ENDED)
-    case.set_progress(ended % blocks, blocks, "blocks", message)
+    first = (tokens.count_of(case.session, case.row.id, case.phase) - 1) // blocks * blocks
+    done = tokens.steps_taken(case.session, case.row.id, case.phase, first) + just_done
+    case.set_progress(min(done / runs, blocks), blocks, "blocks", message)
 
 
 def _image_passes(case: Case, steps: int) -> int:

@@ -13,7 +13,7 @@ from workers.runtime.case import Case
 from workers.runtime.work import Outcome, Work
 
 Batch = dict[str, Any]
-"""What one step of a token is about; JSON, kept on the token so that a re-claim takes the same."""
+"""What one step of a token is about; JSON, shown on the token while it runs."""
 
 
 class MustWait(Exception):
@@ -31,7 +31,9 @@ class PhaseRules(Protocol):
         ...
 
     def take(self, case: Case, token: TokenRow) -> Batch | None:
-        """The next batch of a token, or None when the token has no more work.
+        """The batch of a token's present step, or None when the token has no more work.
+
+        Asked again for the same step, after a worker died, it gives the same work, less what has become known since.
 
         Raises:
             MustWait: there is work, but another search is doing it.

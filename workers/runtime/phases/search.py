@@ -32,8 +32,9 @@ def plan(case: Case) -> int:
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
-    """The pending candidates of one row, on their next block."""
-    rows = trials.take_group(case.session, case.row.id, token.no)
+    """The pending candidates of one row, on their next block; if claimed before, those that the token holds already."""
+    held = trials.taken(case.session, case.row.id, token.no)
+    rows = held or trials.take_group(case.session, case.row.id, token.no)
     if not rows:
         return None
     patterns = [LambdaPattern.parse(row.candidate) for row in rows]
