@@ -60,11 +60,9 @@ def live_count(session: Session, search_id: UUID, phase: Phase) -> int:
     return session.scalars(query).one()
 
 
-def count_of(session: Session, search_id: UUID, phase: Phase, state: TokenState | None = None) -> int:
-    """How many tokens a phase has had, or how many of them are in ``state``."""
+def count_of(session: Session, search_id: UUID, phase: Phase) -> int:
+    """How many tokens a phase has had."""
     query = select(func.count()).where(TokenRow.search_id == search_id, TokenRow.phase == phase)
-    if state is not None:
-        query = query.where(TokenRow.state == state)
     return session.scalars(query).one()
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from search_service.domain.lambda_pattern import LambdaPattern
-from workers.adaptation.lanes import WAVE
 from workers.adaptation.inner_loop import Adaptation, Parameters, adapt, predict
 from workers.adaptation.judging import Judge, Metric, accuracy, negative_mse
+from workers.adaptation.lanes import WAVE
 
 Make = Callable[..., Adaptation]
 Episodes = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -12,7 +12,7 @@ from workers.runtime.work import Outcome, TimingOutcome, TimingWork, Work
 
 LIMIT_SECONDS = 40.0
 """Seconds of rounds in one timing run; tracing comes on top."""
-MAX_TIMED = 48
+MAX_TIMED = 80
 """Survivors that are timed: those with the least to compute, where there are more."""
 
 
