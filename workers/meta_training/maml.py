@@ -6,12 +6,13 @@ which the inner gradients are constants. One task's outer gradient is a pure fun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
+from torch.func import grad_and_value, vmap
 
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, Parameters, adapt, predict
@@ -27,11 +28,13 @@ class OuterGradient:
         adaptation: how the network adapts; its ``create_graph`` says first or second order.
         pattern: the pattern adapted under, S rows of U units.
         lanes: where tasks are computed side by side; their number does not change the sum.
+        tasks_at_once: tasks that one program call computes together (``torch.vmap``).
     """
 
     adaptation: Adaptation
     pattern: LambdaPattern
     lanes: Lanes = field(default_factory=Lanes)
+    tasks_at_once: int = 1
     _programs: dict[Any, Program] = field(default_factory=dict, repr=False)
 
     def one_task(
@@ -64,15 +67,28 @@ class OuterGradient:
         # Sums of our own: a program may return one tensor as the gradient of two parameters.
         total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         loss = torch.zeros((), device=support_x.device)
-        program = self._program(parameters, (support_x[0], support_y[0], query_x[0], query_y[0]))
-        for wave in batched(zip(support_x, support_y, query_x, query_y, strict=True), WAVE * self.lanes.count):
-            for gradient, task_loss in self.lanes.map(lambda task: program(parameters, *task), wave):
-                loss = loss + task_loss
+        calls = []
+        for start in range(0, tasks, self.tasks_at_once):
+            stop = start + self.tasks_at_once
+            chunk = [tensor[start:stop] for tensor in (support_x, support_y, query_x, query_y)]
+            calls.append((self._program(parameters, chunk), chunk))
+        for wave in batched(calls, WAVE * self.lanes.count):
+            for gradient, chunk_loss in self.lanes.map(lambda call: call[0](parameters, *call[1]), wave):
+                loss = loss + chunk_loss
                 torch._foreach_add_(list(total.values()), [gradient[name] for name in total])
         return {name: value / tasks for name, value in total.items()}, float(loss) / tasks
 
-    def _program(self, parameters: Parameters, task: tuple[Tensor, ...]) -> Program:
-        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in task)
+    def _program(self, parameters: Parameters, chunk: Sequence[Tensor]) -> Program:
+        """Sum of the gradients, and of the losses, of a chunk of tasks."""
+        key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in chunk)
         if key not in self._programs:
-            self._programs[key] = trace(self.one_task, parameters, *task)
+
+            def summed(parameters: Parameters, *tasks: Tensor) -> tuple[Parameters, Tensor]:
+                if tasks[0].shape[0] == 1:
+                    support_x, support_y, query_x, query_y = (tensor[0] for tensor in tasks)
+                    return self.one_task(parameters, support_x, support_y, query_x, query_y)
+                gradient, loss = vmap(self.one_task, in_dims=(None, 0, 0, 0, 0))(parameters, *tasks)
+                return {name: value.sum(0) for name, value in gradient.items()}, loss.sum()
+
+            self._programs[key] = trace(summed, parameters, *chunk)
         return self._programs[key]

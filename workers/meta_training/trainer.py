@@ -22,7 +22,7 @@ from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.episodes import Episodes
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import Lanes
-from workers.adaptation.model import adaptation_for, batch_tensors
+from workers.adaptation.model import adaptation_for, batch_tensors, episodes_at_once
 from workers.adaptation.networks import build_network
 from workers.meta_training.maml import OuterGradient
 from workers.meta_training.recipe import Recipe
@@ -57,7 +57,8 @@ class MetaTrainer:
         )
         units = len(self.adaptation.units)
         full = LambdaPattern.full(units, training.inner_steps)
-        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes())
+        at_once = episodes_at_once(recipe.model, device)
+        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes(), at_once)
         self.parameters: Parameters = {
             name: parameter.clone() for name, parameter in self.adaptation.parameters().items()
         }

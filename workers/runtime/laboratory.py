@@ -20,7 +20,7 @@ from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
 from workers.adaptation.lanes import Lanes
-from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
+from workers.adaptation.model import adaptation_for, batch_tensors, episodes_at_once, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
 from workers.adaptation.timing import InterleavedTiming, Samples, Subject, interleave, median_ratio
@@ -46,8 +46,6 @@ from workers.search.statistics import MeanEstimate
 
 TIMING_EPISODES = 8
 """Distinct episodes that timing rounds go through."""
-GPU_EPISODES_AT_ONCE = 25
-"""Episodes that one judging program adapts together on a GPU."""
 
 Report = Callable[[Progress], None]
 
@@ -222,7 +220,7 @@ class Laboratory:
 
     def _open_judge(self, subject: ModelUnderTest) -> Judge:
         adaptation, parameters = self._models(subject)
-        at_once = 1 if self.device.type == "cpu" else GPU_EPISODES_AT_ONCE
+        at_once = episodes_at_once(subject.model, self.device)
         return Judge(adaptation, metric_for(subject.tasks), parameters, at_once, self.lanes)
 
 

@@ -197,3 +197,18 @@ def test_no_tasks_are_refused() -> None:
     adaptation, _, tasks = problem("mlp", "support", "first")
     with pytest.raises(ValueError, match="at least one task"):
         OuterGradient(adaptation, LambdaPattern.full(3, 1))(adaptation.parameters(), *(t[:0] for t in tasks))
+
+
+@pytest.mark.parametrize(("lanes", "tasks_at_once"), [(2, 1), (1, 3), (2, 2)])
+def test_neither_lanes_nor_batching_change_the_gradient(lanes: int, tasks_at_once: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(NetworkSpec(network="mlp", hidden=(6,)), (1,), 1, seed=0).double()
+    adaptation = Adaptation.of(network, regression_loss, 0.05)
+    tasks = [torch.randn(5, examples, 1, dtype=torch.float64) for examples in (4, 4, 7, 7)]
+    full = LambdaPattern.full(2, 2)
+    one_by_one, loss = OuterGradient(adaptation, full)(adaptation.parameters(), *tasks)
+    together = OuterGradient(adaptation, full, Lanes(lanes), tasks_at_once)
+    gradient, same_loss = together(adaptation.parameters(), *tasks)
+    assert same_loss == pytest.approx(loss, rel=1e-12)
+    for name, value in one_by_one.items():
+        torch.testing.assert_close(gradient[name], value, rtol=1e-12, atol=1e-14)
