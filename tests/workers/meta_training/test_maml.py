@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, NormStatistics, classification_loss, regression_loss
+from workers.adaptation.lanes import Lanes
 from workers.adaptation.networks import MLP, Conv4
 from workers.meta_training.maml import OuterGradient
 
@@ -202,7 +203,7 @@ def test_no_tasks_are_refused() -> None:
 @pytest.mark.parametrize(("lanes", "tasks_at_once"), [(2, 1), (1, 3), (2, 2)])
 def test_neither_lanes_nor_batching_change_the_gradient(lanes: int, tasks_at_once: int) -> None:
     torch.manual_seed(0)
-    network = build_network(NetworkSpec(network="mlp", hidden=(6,)), (1,), 1, seed=0).double()
+    network = MLP((1,), 1, (6,)).double()
     adaptation = Adaptation.of(network, regression_loss, 0.05)
     tasks = [torch.randn(5, examples, 1, dtype=torch.float64) for examples in (4, 4, 7, 7)]
     full = LambdaPattern.full(2, 2)
