@@ -177,7 +177,7 @@ def _latency_limits(result: SearchResult) -> tuple[float, float]:
     if not latencies:
         return 0.1, 10.0
     spread = max(max(latencies) / min(latencies), 1.5)
-    return min(latencies) / spread**0.08, max(latencies) * spread**0.12
+    return min(latencies) / spread**0.14, max(latencies) * spread**0.12
 
 
 def _name_points(axes: Axes, result: SearchResult, full: list[PatternFigures]) -> None:
@@ -193,10 +193,11 @@ def _name_points(axes: Axes, result: SearchResult, full: list[PatternFigures]) -
         axes.annotate(
             point.pattern,
             (point.latency_s * 1e3, _height(result, point)),
-            (5, 6),
+            (-4, 4),  # up and to the left of a point of the front there is none
             textcoords="offset points",
             fontsize=8.5,
             color=MUTED,
+            ha="right",
             path_effects=HALO,
         )
 
