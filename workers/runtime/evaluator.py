@@ -57,6 +57,7 @@ class Evaluator:
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._lifeline: Connection | None = None
+        self._next_check = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -139,14 +140,14 @@ class Evaluator:
     def _receive(self, check: Callable[[], None]) -> Any:
         assert self._pipe is not None
         assert self._process is not None
-        next_check = time.monotonic() + CHECK_INTERVAL
         while True:
+            # The next check is due whatever arrives meanwhile: a child that reports often must not put it off.
+            if time.monotonic() >= self._next_check:
+                check()
+                self._next_check = time.monotonic() + CHECK_INTERVAL
             try:
-                if self._pipe.poll(max(0.0, next_check - time.monotonic())):
+                if self._pipe.poll(max(0.0, self._next_check - time.monotonic())):
                     return self._pipe.recv()
             except (EOFError, ConnectionResetError) as error:
                 self._process.join(5)
                 raise EvaluatorDied(self._process.exitcode) from error
-            if time.monotonic() >= next_check:
-                check()
-                next_check = time.monotonic() + CHECK_INTERVAL

@@ -112,7 +112,7 @@ def test_a_token_goes_round(session: Session) -> None:
     assert tokens.claim(session, token, worker, {"block": 3}) == 1
     assert (token.state, token.worker_id, token.batch) == ("running", worker, {"block": 3})
     tokens.requeue(token)
-    assert (token.state, token.step, token.batch) == ("in_queue", 0, {"block": 3})
+    assert (token.state, token.step, token.batch) == ("in_queue", 0, None)
     assert tokens.claim(session, token, worker, token.batch) == 2
     tokens.advance(token)
     assert (token.state, token.step, token.claim_no, token.batch) == ("in_queue", 1, 2, None)
