@@ -135,7 +135,9 @@ def upgrade() -> None:
         ),
         sa.Column("phase_started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("max_degradation", sa.Double(), nullable=True),
-        sa.Column("timing_scope", sa.Text(), nullable=True),
+        sa.Column(
+            "timings", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'::jsonb"), nullable=False
+        ),
         sa.Column(
             "effort", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'::jsonb"), nullable=False
         ),
@@ -168,6 +170,7 @@ def upgrade() -> None:
         sa.Column("step", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("claim_no", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("job_id", sa.BigInteger(), nullable=True),
         sa.Column("worker_id", sa.Uuid(), nullable=True),
         sa.Column("batch", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),

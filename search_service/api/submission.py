@@ -33,9 +33,13 @@ def _check_device(session: Session, spec: SearchSpec) -> None:
         devices = ", ".join(sorted({worker.device for worker in announced})) or "none; start a worker first"
         raise InvalidSpec("device", f"no worker has announced device '{spec.device}'; announced: {devices}")
     family = spec.tasks.family
-    reasons = [worker.families.get(family, "it does not know this family") for worker in serving]
-    if all(reason is not None for reason in reasons):
-        raise InvalidSpec("tasks.family", f"no worker on '{spec.device}' can draw {family}: {reasons[0]}")
+    # Any worker of the device may get a part of the search, so each must have the family.
+    for worker in serving:
+        reason = worker.families.get(family, "it does not know this family")
+        if reason is not None:
+            raise InvalidSpec(
+                "tasks.family", f"the '{spec.device}' worker on {worker.host} cannot draw {family}: {reason}"
+            )
 
 
 def _trained_steps(session: Session, spec: SearchSpec) -> int:

@@ -123,6 +123,18 @@ class DatabaseUnavailable(LambdaSearchError):
     """The Postgres behind the service does not answer, or has not been migrated."""
 
 
+class ArtifactMissing(LambdaSearchError):
+    """A stored file is not where the database says it is."""
+
+    def __init__(self, name: str, store: str) -> None:
+        self.name = name
+        self.store = store
+        super().__init__(
+            f"'{name}' is not in the artifact store '{store}': every worker must see the same "
+            "LAMBDA_SEARCH_ARTIFACTS_URL, and nothing may be removed from it"
+        )
+
+
 class EvaluatorFailed(LambdaSearchError):
     """The evaluator child process died or raised while it computed a batch."""
 

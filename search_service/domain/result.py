@@ -113,7 +113,7 @@ class SearchEffort:
     unqualified: list[str]
     """Candidates tested on confirmation classes and not found under the threshold."""
     untested: list[str]
-    """Survivors predicted slower than the answer, so not tested on confirmation classes."""
+    """Survivors not tested on confirmation classes: slower than the answer, or not timed (then a warning says so)."""
     episode_adaptations: int
     """Episodes times patterns judged, in all phases."""
     image_passes: int

@@ -84,7 +84,7 @@ def own_training(row: TrainingRow, search_id: UUID) -> bool:
     return row.owner_search_id == search_id
 
 
-def advance_training(row: TrainingRow, *, iteration: int, uri: str, history: dict[str, Any]) -> None:
+def advance_training(row: TrainingRow, *, iteration: int, uri: str | None, history: dict[str, Any]) -> None:
     """Store where a training stands: its newest state and the history up to it."""
     row.iteration = iteration
     row.uri = uri

@@ -27,6 +27,10 @@ POOL_TIMEOUT = 10  # seconds that a request waits for a free connection
 POOL_SIZE = 5  # connections kept open per process
 POOL_OVERFLOW = 10  # connections opened beyond that under load
 
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}  # seconds, seconds, tries
+IDLE_IN_TRANSACTION_TIMEOUT = 60  # seconds, after which Postgres frees what a frozen process had locked
+
+_TIMEOUT = f"-cidle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}s"
 _DIALECTS = {"postgres", "postgresql", "postgresql+psycopg"}
 _NOT_MIGRATED = (
     postgres_errors.UndefinedTable,
@@ -50,6 +54,7 @@ class Database:
         self._url = _read_url(url)
         self.engine: Engine = create_engine(
             _with_search_path(self._url, f"{QUEUE_SCHEMA},public"),
+            connect_args=KEEPALIVES,
             pool_size=POOL_SIZE,
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_TIMEOUT,
@@ -152,4 +157,4 @@ def _read_url(text_url: str) -> URL:
 def _with_search_path(url: URL, path: str) -> URL:
     given = url.query.get("options", "")
     options = given if isinstance(given, str) else " ".join(given)
-    return url.update_query_dict({"options": f"{options} -csearch_path={path}".strip()})
+    return url.update_query_dict({"options": f"{options} -csearch_path={path} {_TIMEOUT}".strip()})

@@ -97,8 +97,8 @@ class SearchRow(Base):
     phase_started_at: Mapped[datetime | None]
     max_degradation: Mapped[float | None]
     """ε in the metric's unit, known after the baseline phase where the spec gives it relative."""
-    timing_scope: Mapped[str | None]
-    """Key of the timings that this search's latencies come from."""
+    timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """Figures of every pattern that was timed for this search, all from one interleaved run."""
     effort: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     """What judging took so far: ``episode_adaptations``, ``image_passes``, ``reused_evaluations``."""
     mirrored_at: Mapped[datetime | None]
@@ -124,6 +124,8 @@ class TokenRow(Base):
     step: Mapped[int] = mapped_column(server_default=text("0"))
     state: Mapped[str]
     claim_no: Mapped[int] = mapped_column(server_default=text("0"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    """Claims of the present step."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     """The procrastinate job that carries this step."""
     worker_id: Mapped[UUID | None]

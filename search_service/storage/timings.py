@@ -1,4 +1,4 @@
-"""Latencies of candidates on a device, shared by every search. The first stored row wins. Never commits."""
+"""Latencies of candidates on a device, shared by every search. A later run replaces an earlier one. Never commits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def get(session: Session, scope: str, candidates: Iterable[str]) -> dict[str, di
     return {candidate: dict(figures) for candidate, figures in session.execute(query)}
 
 
-def put(session: Session, scope: TimingScope, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Store figures per candidate, and read back what stands: an earlier row wins."""
+def put(session: Session, scope: TimingScope, figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Store figures per candidate in place of any that are there."""
     if not figures:
-        return {}
+        return
     values = [
         {
             "scope": scope.key,
@@ -35,5 +35,6 @@ def put(session: Session, scope: TimingScope, figures: Mapping[str, Mapping[str,
         }
         for candidate in sorted(figures)
     ]
-    session.execute(insert(TimingRow).on_conflict_do_nothing(), values)
-    return get(session, scope.key, figures)
+    statement = insert(TimingRow)
+    replace = {name: statement.excluded[name] for name in ("figures", "scope_fields", "created_at")}
+    session.execute(statement.on_conflict_do_update(index_elements=["scope", "candidate"], set_=replace), values)

@@ -32,7 +32,7 @@ def create(session: Session, search_id: UUID, phase: Phase, count: int) -> list[
     """
     first = count_of(session, search_id, phase)
     rows = [
-        TokenRow(search_id=search_id, phase=phase, no=number, step=0, claim_no=0, state=TokenState.IN_QUEUE)
+        TokenRow(search_id=search_id, phase=phase, no=number, step=0, claim_no=0, attempts=0, state=TokenState.IN_QUEUE)
         for number in range(first, first + count)
     ]
     session.add_all(rows)
@@ -99,6 +99,7 @@ def lock_live_of(session: Session, search_id: UUID) -> Sequence[TokenRow]:
 def claim(session: Session, row: TokenRow, worker_id: UUID, batch: dict[str, Any] | None) -> int:
     """Take a token's present step for a worker; the claim number that closing the step must show."""
     row.claim_no += 1
+    row.attempts += 1
     row.state = TokenState.RUNNING
     row.worker_id = worker_id
     row.batch = batch
@@ -109,6 +110,7 @@ def claim(session: Session, row: TokenRow, worker_id: UUID, batch: dict[str, Any
 def advance(row: TokenRow) -> None:
     """Put a token in the queue at its next step; the caller defers the job."""
     row.step += 1
+    row.attempts = 0
     _release(row, TokenState.IN_QUEUE)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from search_service.storage.tables import WorkerRow
 
-FORGOTTEN_AFTER = timedelta(hours=1)
+FORGOTTEN_AFTER = timedelta(minutes=1)
 """A worker that was not seen for so long no longer counts as announced."""
 
 

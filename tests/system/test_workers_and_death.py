@@ -6,11 +6,11 @@ import time
 
 import psutil
 import pytest
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select, text, update
 
 from search_service import queue
 from search_service.domain.search import SearchStatus
-from search_service.storage import searches
+from search_service.storage import codec, searches
 from search_service.storage.tables import EvaluationRow, TokenRow, TrainingRow
 from tests.system.conftest import Stack, small_spec, wait_until
 
@@ -128,6 +128,46 @@ def test_a_search_that_diverges_fails_with_advice_and_the_worker_lives(stack: St
     assert "diverged" in row.problem["detail"]
     assert "inner_rate" in row.problem["detail"]
     assert stack.wait_for(stack.submit(small_spec())).result is not None
+
+
+def test_candidates_that_diverge_are_dropped_and_the_answer_is_finite(stack: Stack) -> None:
+    stack.start_worker()
+    spec = small_spec(
+        meta_training={"inner_steps": 1, "inner_rate": 0.01, "iterations": 30, "meta_batch": 4},
+        baseline={"steps": 1, "rate": 0.5},
+        space={"max_steps": 15},
+    )
+    row = stack.wait_for(stack.submit(spec))
+    assert row.result is not None
+    codec.result_from_json(row.result)
+    worst = min(entry["quality"]["estimate"] for entry in row.result["full_by_steps"])
+    assert worst <= -1e20, "the rate was chosen so that some candidates diverge"
+    assert row.result["fastest"]["quality"]["estimate"] > -1e4
+
+
+def test_a_step_that_kills_its_workers_fails_its_search_only(stack: Stack) -> None:
+    search_id = stack.submit(small_spec())
+    with stack.database.session() as session:
+        session.execute(update(TokenRow).values(attempts=6))
+    stack.start_worker()
+    row = stack.wait_for(search_id, SearchStatus.FAILED)
+    assert row.problem is not None
+    assert "6 workers died" in row.problem["detail"]
+
+
+def test_training_begins_again_when_its_stored_state_is_lost(stack: Stack) -> None:
+    worker = stack.start_worker()
+    recipe = {"iterations": 4000, "inner_steps": 2, "inner_rate": 0.01}
+    search_id = stack.submit(small_spec(meta_training=recipe))
+    wait_until(lambda: _progress(stack) > 0, f"training; {stack.logs()}")
+    with stack.database.session() as session:
+        session.execute(update(TrainingRow).values(iteration=4000, uri="trainings/lost.safetensors"))
+    worker.kill()
+    stack.start_worker()
+    row = stack.wait_for(search_id)
+    assert row.checkpoint is not None
+    with stack.database.session() as session:
+        assert session.scalars(select(TrainingRow.uri)).one() != "trainings/lost.safetensors"
 
 
 def test_sigterm_ends_a_busy_worker_in_good_order(stack: Stack) -> None:

@@ -28,6 +28,9 @@ from workers.adaptation.inner_loop import (
 from workers.adaptation.lanes import WAVE, Lanes, batched
 from workers.adaptation.program import Program, trace
 
+DIVERGED = -1e30
+"""The quality that stands for "not a number" or minus infinity: far below any other, and storable as JSON."""
+
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -131,7 +134,8 @@ class Judge:
             pause: called between waves of program calls; may block or raise.
 
         Returns:
-            ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first ``s + 1`` rows.
+            ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first ``s + 1`` rows, or
+            ``DIVERGED``.
         """
         lowest = pattern.lowest_active_unit
         mask = torch.tensor(pattern.rows, dtype=torch.bool, device=support_x.device).reshape(-1, pattern.units)
@@ -144,7 +148,7 @@ class Judge:
         for wave in batched(calls, WAVE * self.lanes.count):
             pause()
             blocks += self.lanes.map(lambda call: call[0](self.parameters, mask, *call[1]).cpu(), wave)
-        return torch.cat(blocks)
+        return torch.nan_to_num(torch.cat(blocks), nan=DIVERGED, neginf=DIVERGED).clamp(min=DIVERGED)
 
     def _program(self, lowest_unit: int, mask: Tensor, chunk: Sequence[Tensor]) -> Program:
         key = (lowest_unit, mask.shape, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in chunk))

@@ -50,9 +50,7 @@ def adapt_plain(
         optimizer.zero_grad()
         adaptation.loss(adapted(support_x), support_y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if adaptation.norm_statistics == "support":
-        with torch.no_grad():
-            adapted(support_x)
+    _refresh_statistics(adaptation, adapted, support_x)
     return adapted
 
 
@@ -74,7 +72,12 @@ def adapt_skipping(
         optimizer.zero_grad()
         adaptation.loss(adapted(support_x), support_y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if adaptation.norm_statistics == "support":
+    _refresh_statistics(adaptation, adapted, support_x)
+    return adapted
+
+
+def _refresh_statistics(adaptation: Adaptation, adapted: nn.Module, support_x: Tensor) -> None:
+    """Under ``support`` statistics, leave those of the adapted parameters in the normalisation, if there is any."""
+    if adaptation.norm_statistics == "support" and any(isinstance(m, nn.BatchNorm2d) for m in adapted.modules()):
         with torch.no_grad():
             adapted(support_x)
-    return adapted

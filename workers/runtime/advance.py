@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from search_service import queue
@@ -43,9 +43,21 @@ RULES: dict[Phase, PhaseRules] = {
 }
 MAX_DEATHS = 3
 """Evaluators that may die over one batch before the search fails."""
+MAX_ATTEMPTS = 6
+"""Claims of one step, each ended by the death of its worker, after which the search fails."""
 PROGRESS_INTERVAL = 1.0  # seconds between progress writes
 
 log = structlog.get_logger(__name__)
+
+
+class StepAbandoned(LambdaSearchError):
+    """Every worker that took up a step died over it."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        super().__init__(
+            f"{attempts} workers died over this step; look at their logs (memory is the usual cause), then submit again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class Advancer:
                 self._advance(job)
             except WorkUnwanted:
                 log.info("work no longer wanted, evaluator stopped")
-            except (DatabaseUnavailable, DBAPIError):
+            except (DatabaseUnavailable, OperationalError, InterfaceError):
                 raise  # the job fails, and the reaper brings the token back
             except Exception as error:  # whatever went wrong in a search's own work ends that search, not the worker
                 self._fail(job, error)
@@ -110,6 +122,8 @@ class Advancer:
             if case.row.status != SearchStatus.RUNNING or token.step != job.step or token.state == TokenState.ENDED:
                 log.info("echo", status=case.row.status, token_step=token.step, token_state=token.state)
                 return None
+            if token.attempts >= MAX_ATTEMPTS:
+                raise StepAbandoned(token.attempts)
             rules = RULES[job.phase]
             try:
                 batch = rules.take(case, token)
@@ -155,6 +169,7 @@ class Advancer:
             token = tokens.lock(session, claim.job.search_id, claim.job.phase, claim.job.no)
             if _is_mine(row, token, claim):
                 tokens.requeue(token)
+                token.attempts -= 1  # given back in good order
                 queue.defer_token(session, token, device=row.device, priority=row.priority)
 
     def _close(self, claim: Claim, outcome: Outcome | None) -> None:

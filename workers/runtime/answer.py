@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from search_service.domain.evaluation import Split
@@ -19,12 +20,12 @@ from search_service.domain.result import (
     SpeedupSplit,
 )
 from search_service.domain.search import SearchStatus, check_space_is_listable
-from search_service.storage import timings, trials
+from search_service.storage import trials
 from search_service.storage.database import server_time
 from search_service.storage.tables import TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
-from workers.search.decisions import METHOD, Point, front
+from workers.search.decisions import METHOD, Point, front, spent_alpha
 from workers.search.statistics import MeanEstimate, degradation
 
 FEW_CLASSES = 50
@@ -40,8 +41,7 @@ def build_result(case: Case) -> SearchResult:
     tested = qualified + [row for row in rows if row.state == TrialState.UNQUALIFIED]
     survived = tested + [row for row in rows if row.state == TrialState.SURVIVED]
     winner = qualified[0].candidate if qualified else case.baseline.text
-    texts = {pattern.text for pattern in case.full_by_steps} | {row.candidate for row in survived}
-    figures = timings.get(case.session, case.row.timing_scope or "", texts)
+    figures: Figures = case.row.timings
 
     fastest = _figures_of(case, winner, figures, qualified[0] if qualified else None)
     full_by_steps = [_figures_of(case, pattern.text, figures, None) for pattern in case.full_by_steps]
@@ -171,6 +171,14 @@ def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Fig
     if not answered:
         warnings.append("No pattern was proved to stay under the threshold; the answer is the baseline itself.")
     classes = case.class_count(case.spec.tasks, Split.TEST)
+    needed = math.ceil(
+        math.log(1 / spent_alpha(case.spec.confidence, 1)) / -math.log1p(-min(case.max_degradation, 0.99))
+    )
+    if case.spec.tasks.metric == "accuracy" and case.spec.episodes.confirmation < needed:
+        warnings.append(
+            f"{case.spec.episodes.confirmation} confirmation episodes: no method that allows for rare large losses can "
+            f"prove this threshold with fewer than {needed}; the t bound assumes there are none."
+        )
     if classes is not None and classes < FEW_CLASSES:
         warnings.append(
             f"Only {classes} confirmation classes: the proof speaks for episodes of these classes, "
@@ -181,7 +189,7 @@ def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Fig
             "Qualities are transductive (norm_statistics: query): all queries of a task must be predicted together."
         )
     if untimed := [row.candidate for row in survived if row.latency_s is None]:
-        warnings.append(f"{len(untimed)} survivors that compute more were not timed.")
+        warnings.append(f"{len(untimed)} survivors, those estimated to compute most, were not timed.")
     if not all(entry["tight"] for entry in figures.values()):
         warnings.append("Timing was noisy: its intervals are wider than 2 %; see low and high of each speedup.")
     return warnings

@@ -41,7 +41,8 @@ class WorkFailed(EvaluatorFailed):
     def __init__(self, failure: Failure) -> None:
         self.kind = failure.kind
         self.trace = failure.trace
-        super().__init__(f"{failure.kind}: {failure.message}")
+        self.deliberate = failure.deliberate
+        super().__init__(failure.message if failure.deliberate else f"{failure.kind}: {failure.message}")
 
 
 class Evaluator:
@@ -121,7 +122,9 @@ class Evaluator:
                     raise WorkFailed(message)
                 elif not isinstance(message, Ready | Waiting):
                     return message
-        except WorkFailed:
+        except WorkFailed as error:
+            if not error.deliberate:
+                self.kill()
             raise
         except BaseException:
             self.kill()

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from search_service.domain.errors import LambdaSearchError
 from workers.runtime.work import Outcome, Progress, Work
 
 PR_SET_PDEATHSIG = 1
@@ -59,6 +60,8 @@ class Failure:
     kind: str
     message: str
     trace: str
+    deliberate: bool
+    """Whether it is one of our own errors; after any other the child's state is not to be trusted."""
 
 
 Message = Ready | Waiting | Progress | Outcome | Failure
@@ -94,7 +97,8 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
         try:
             pipe.send(laboratory.perform(work, _Reporter(pipe)))
         except Exception as error:  # whatever the work raised belongs to the parent, which names the search
-            pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc()))
+            deliberate = isinstance(error, LambdaSearchError)
+            pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc(), deliberate))
 
 
 class _Reporter:

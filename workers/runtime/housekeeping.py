@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import structlog
@@ -15,9 +16,13 @@ from search_service.domain.search import TaskFamily
 from search_service.settings import Settings
 from search_service.storage import workers as worker_store
 from search_service.storage.database import Database
+from workers.runtime.host_locks import TimingLock
 from workers.runtime.reaper import REAP_INTERVAL, reap
 
-MIRROR_INTERVAL = 1.0  # seconds between looks for trials that the study does not show
+if TYPE_CHECKING:
+    from workers.search.study import StudyStorage
+
+MIRROR_INTERVAL = 2.0  # seconds between looks for trials that the study does not show
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +43,8 @@ class Housekeeping:
         self._worker_id = worker_id
         self._stopping = stopping
         self._class_count = class_count
+        self._timing_lock = TimingLock(settings.lock_dir)
+        self._storage: StudyStorage | None = None
         self._threads = [
             threading.Thread(target=self._every, args=(REAP_INTERVAL, self._reap), name="reaper", daemon=True),
             threading.Thread(target=self._every, args=(MIRROR_INTERVAL, self._mirror), name="mirror", daemon=True),
@@ -52,6 +59,7 @@ class Housekeeping:
         """Wait until both have ended, after ``stopping`` was set."""
         for thread in self._threads:
             thread.join()
+        self._close_storage()
 
     def _every(self, interval_s: float, action: Callable[[], None]) -> None:
         while not self._stopping.wait(interval_s):
@@ -72,6 +80,17 @@ class Housekeeping:
     def _mirror(self) -> None:
         from workers.search.study import mirror, open_study_storage
 
-        storage = open_study_storage(self._database)
-        while mirror(self._database, storage) and not self._stopping.is_set():
-            pass
+        if self._storage is None:
+            self._storage = open_study_storage(self._database)
+        try:
+            while not self._stopping.is_set() and not self._timing_lock.someone_measures():
+                if not mirror(self._database, self._storage):
+                    return
+        except Exception:
+            self._close_storage()
+            raise
+
+    def _close_storage(self) -> None:
+        if self._storage is not None:
+            self._storage.engine.dispose()
+            self._storage = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from search_service.domain.errors import ArtifactMissing
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import TaskFamily
@@ -50,6 +52,18 @@ TIMING_EPISODES = 8
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredState:
+    """A stored training state, and how far it is."""
+
+    recipe: str
+    uri: str | None
+    iteration: int
+
+    def is_further_than(self, other: _StoredState) -> bool:
+        return self.recipe == other.recipe and self.iteration > other.iteration
+
+
 class Laboratory:
     """Computes work on one device.
 
@@ -74,7 +88,7 @@ class Laboratory:
         self._models = lru_cache(maxsize=4)(self._open_model)
         self._judges = lru_cache(maxsize=4)(self._open_judge)
         self._trainer: MetaTrainer | None = None
-        self._superseded: str | None = None
+        self._superseded: _StoredState | None = None
         """The state that the last stretch of training began from: unneeded once a next one begins further on."""
 
     def perform(self, work: Work, report: Report) -> Outcome:
@@ -91,10 +105,15 @@ class Laboratory:
             return self._judge(work)
 
     def _train(self, work: TrainingWork, report: Report) -> TrainingOutcome:
-        if self._superseded is not None and self._superseded != work.state_uri:
-            self.artifacts.remove(self._superseded)
-        self._superseded = work.state_uri
         trainer = self._trainer_at(work.config, work.state_uri)
+        begun = _StoredState(trainer.recipe.key, work.state_uri, trainer.iteration)
+        if (
+            self._superseded is not None
+            and self._superseded.uri is not None
+            and begun.is_further_than(self._superseded)
+        ):
+            self.artifacts.remove(self._superseded.uri)
+        self._superseded = begun
         iterations = trainer.recipe.meta_training.iterations
 
         def progress(iteration: int, loss: float) -> None:
@@ -120,12 +139,17 @@ class Laboratory:
             return trainer
         trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device, self.lanes)
         if state_uri is not None:
-            trainer.restore(self.artifacts.get(state_uri))
+            with suppress(FileNotFoundError):  # lost: training begins again, and comes to the same parameters
+                trainer.restore(self.artifacts.get(state_uri))
         self._trainer = trainer
         return trainer
 
-    def _make_checkpoint(self, work: CheckpointWork, report: Report) -> CheckpointOutcome:
+    def _make_checkpoint(self, work: CheckpointWork, report: Report) -> CheckpointOutcome | TrainingOutcome:
         trainer = self._trainer_at(work.config, work.state_uri)
+        if not trainer.is_finished:  # the finished state was lost
+            return TrainingOutcome(
+                iteration=0, iterations=trainer.recipe.meta_training.iterations, mean_loss=0.0, state_uri=None
+            )
         data = trainer.checkpoint()
         identity = hashlib.sha256(data).hexdigest()
         uri = f"checkpoints/{identity}.safetensors"
@@ -212,7 +236,11 @@ class Laboratory:
 
     def _open_model(self, subject: ModelUnderTest) -> tuple[Adaptation, Parameters]:
         episodes = self._episodes(subject.tasks)
-        parameters, _ = read_checkpoint(self.artifacts.get(subject.checkpoint_uri), self.device)
+        try:
+            data = self.artifacts.get(subject.checkpoint_uri)
+        except FileNotFoundError as error:
+            raise ArtifactMissing(subject.checkpoint_uri, self.artifacts.url) from error
+        parameters, _ = read_checkpoint(data, self.device)
         network = build_network(subject.model, episodes.input_shape, subject.tasks.outputs, seed=0).to(self.device)
         network.load_state_dict(parameters)
         adaptation = adaptation_for(network, subject.tasks, subject.rate, subject.norm_statistics)

@@ -42,7 +42,13 @@ def reap(database: Database, max_running: int, class_count: ClassCount) -> int:
         for device in devices:
             queue.admit(session, device, max_running)
         suspects = [TokenName.of(token) for token in _suspects(session)]
-    return sum(_bring_back(database, name, class_count) for name in suspects)
+    brought_back = 0
+    for name in suspects:
+        try:
+            brought_back += _bring_back(database, name, class_count)
+        except Exception:  # one search's fault must not keep the others from coming back
+            log.exception("token could not be brought back", search=str(name.search_id), phase=name.phase)
+    return brought_back
 
 
 class TokenName:

@@ -36,7 +36,8 @@ class TrainingOutcome:
     iteration: int
     iterations: int
     mean_loss: float
-    state_uri: str
+    state_uri: str | None
+    """None where the stored states were lost and training begins again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

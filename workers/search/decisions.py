@@ -69,7 +69,7 @@ class Certificate:
 def certify(estimate: MeanEstimate, max_degradation: float, confidence: float, position: int) -> Certificate:
     """Test one candidate: it qualifies when its upper t bound is at most the threshold."""
     alpha = spent_alpha(confidence, position)
-    bound = estimate.upper_bound(1 - alpha)
+    bound = estimate.upper_bound_at(alpha)
     return Certificate(bound <= max_degradation, bound, alpha)
 
 

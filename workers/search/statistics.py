@@ -37,7 +37,13 @@ class MeanEstimate:
 
     def upper_bound(self, confidence: float) -> float:
         """One-sided upper t bound of the mean."""
-        return self.mean + self._quantile(confidence) * self.standard_error
+        return self.upper_bound_at(1 - confidence)
+
+    def upper_bound_at(self, alpha: float) -> float:
+        """One-sided upper t bound that is too low with probability ``alpha``, however small."""
+        if self.standard_error == 0:
+            return self.mean
+        return self.mean + float(stats.t.isf(alpha, max(self.episodes - 1, 1))) * self.standard_error
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Two-sided t interval of the mean."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import constant_row_patterns
 from search_service.storage import tokens, trials
@@ -51,9 +50,7 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
 def _set_threshold(case: Case) -> None:
     """The threshold in the metric's unit; a relative one is a fraction of the baseline's validation error."""
     spec = case.spec
-    baseline = case.qualities(Split.VALIDATION, case.baseline.text)
-    if not np.isfinite(baseline).all():
-        raise BaselineDiverged(case.baseline.text, case.rate)
+    baseline = judged_run.baseline_qualities(case, Split.VALIDATION)
     if spec.degradation == "absolute":
         case.row.max_degradation = spec.max_degradation
         return

@@ -16,7 +16,7 @@ from workers.runtime.phases import judged_run
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, Work
 from workers.search.decisions import certify
-from workers.search.statistics import degradation
+from workers.search.statistics import Qualities, degradation
 
 COMPANY_RUNS = 2
 """Runs of a block in the first round: full adaptation for every step count, and none."""
@@ -28,8 +28,9 @@ def plan(case: Case) -> int:
     if tokens.count_of(case.session, case.row.id, case.phase) == 0:
         case.set_progress(0, blocks, "blocks", "judging the baseline on confirmation classes")
         return blocks
+    baseline = judged_run.baseline_qualities(case, Split.TEST)
     tested = _in_test(case)
-    if tested is not None and _decide(case, tested):
+    if tested is not None and _decide(case, tested, baseline):
         return 0
     following = _next_candidate(case)
     if following is None:
@@ -61,10 +62,10 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
     judged_run.show_blocks(case, Split.TEST, runs, case.row.progress.get("message", ""), just_done=1)
 
 
-def _decide(case: Case, trial: TrialRow) -> bool:
+def _decide(case: Case, trial: TrialRow, baseline: Qualities) -> bool:
     """Test a candidate that has been judged on every confirmation block; whether it qualifies."""
     qualities = case.qualities(Split.TEST, trial.candidate)
-    estimate = degradation(case.qualities(Split.TEST, case.baseline.text), qualities)
+    estimate = degradation(baseline, qualities)
     assert trial.confirmation is not None
     position = trial.confirmation["position"]
     certificate = certify(estimate, case.max_degradation, case.spec.confidence, position)

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import Phase
 from search_service.storage import evaluations, tokens
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import JudgingOutcome, JudgingWork, Outcome
+from workers.search.statistics import Qualities
+
+DIVERGED_AT = -1e29
+"""Qualities below this stand for a diverged adaptation: ``workers.adaptation.judging.DIVERGED``, rounded."""
 
 
 def batch_for(case: Case, patterns: Iterable[LambdaPattern], split: Split, block: int) -> Batch:
@@ -49,11 +55,15 @@ def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
     """Store the qualities of a batch and count the effort."""
     candidates = [LambdaPattern.parse(text) for text in batch["candidates"]]
     size = case.spec.episodes.block
-    case.add_effort(episode_adaptations=size * len(candidates))
     if outcome is None:
-        case.add_effort(reused_evaluations=len(candidates))
+        if case.phase != Phase.SEARCH:
+            case.add_effort(reused_evaluations=len(candidates))
+        else:  # full patterns were judged by this very search, in its baseline phase
+            own = {pattern.text for pattern in case.full_by_steps}
+            case.add_effort(reused_evaluations=sum(pattern.text not in own for pattern in candidates))
         return
     assert isinstance(outcome, JudgingOutcome)
+    case.add_effort(episode_adaptations=size * len(candidates))
     key = case.scope(Split(batch["split"])).key
     evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
     evaluations.put_block(
@@ -64,6 +74,18 @@ def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
         case.device,
     )
     case.add_effort(image_passes=size * _image_passes(case, LambdaPattern.parse(batch["run"]).steps))
+
+
+def baseline_qualities(case: Case, split: Split) -> Qualities:
+    """Qualities of the baseline on every block of a split.
+
+    Raises:
+        BaselineDiverged: its adaptation diverged on some episode, so nothing can be compared with it.
+    """
+    qualities = case.qualities(split, case.baseline.text)
+    if qualities.min() <= DIVERGED_AT:
+        raise BaselineDiverged(case.baseline.text, case.rate)
+    return qualities
 
 
 def show_blocks(case: Case, split: Split, runs: int, message: str, just_done: int = 0) -> None:

@@ -7,7 +7,7 @@ from its last state if it was cancelled or failed.
 from __future__ import annotations
 
 from search_service.domain.search import SearchStatus
-from search_service.storage import checkpoints, searches
+from search_service.storage import checkpoints, searches, workers
 from search_service.storage.codec import CheckpointConfig
 from search_service.storage.tables import CheckpointRow, TokenRow, TrainingRow
 from workers.meta_training.recipe import Recipe
@@ -77,10 +77,12 @@ def can_go_on(case: Case) -> bool:
 
 
 def _own(case: Case, training: TrainingRow) -> bool:
-    """Make this search the one that trains, unless another one that still runs is."""
+    """Make this search the one that trains, unless another one is that still runs and has workers."""
     owner = training.owner_search_id
     if owner is not None and owner != case.row.id:
-        if searches.get(case.session, owner).status == SearchStatus.RUNNING:
+        row = searches.get(case.session, owner)
+        served = any(worker.device == row.device for worker in workers.announced(case.session))
+        if row.status == SearchStatus.RUNNING and served:
             return False
         checkpoints.release_training(training)
     return checkpoints.own_training(training, case.row.id)

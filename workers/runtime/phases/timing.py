@@ -12,8 +12,8 @@ from workers.runtime.work import Outcome, TimingOutcome, TimingWork, Work
 
 LIMIT_SECONDS = 40.0
 """Seconds of rounds in one timing run; tracing comes on top."""
-MAX_TIMED = 80
-"""Survivors that are timed: those with the least to compute, where there are more."""
+MAX_TIMED = 160
+"""Survivors that are timed: those estimated to compute least, where there are more."""
 
 
 def plan(case: Case) -> int:
@@ -25,7 +25,7 @@ def plan(case: Case) -> int:
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
-    """Everything that must be timed and has no figures for this device yet."""
+    """The full pattern of every step count, and the survivors."""
     if token.step:
         return None
     survivors = [LambdaPattern.parse(row.candidate) for row in _survivors(case)]
@@ -33,17 +33,19 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     texts = list(dict.fromkeys(pattern.text for pattern in [*case.full_by_steps, *chosen]))
     scope = case.timing_scope
     known = timings.get(case.session, scope.key, texts)
-    return {"candidates": texts, "missing": [text for text in texts if text not in known]}
+    # Ratios hold within one run only, and a disturbed run is not worth keeping.
+    reusable = len(known) == len(texts) and len({entry["run"] for entry in known.values()}) == 1
+    return {"candidates": texts, "known": reusable and all(entry["tight"] for entry in known.values())}
 
 
 def work(case: Case, batch: Batch) -> Work | None:
-    """Time what has no figures."""
-    if not batch["missing"]:
+    """Time everything in one run, unless such a run is stored."""
+    if batch["known"]:
         return None
     return TimingWork(
         subject=case.subject,
         baseline=case.baseline.text,
-        patterns=batch["missing"],
+        patterns=batch["candidates"],
         seed=case.spec.seed,
         limit_s=LIMIT_SECONDS,
     )
@@ -53,10 +55,12 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
     """Store the figures, and each survivor's latency."""
     scope = case.timing_scope
     if isinstance(outcome, TimingOutcome):
-        new = {text: {**outcome.figures[text], "device": case.device} for text in batch["missing"]}
-        timings.put(case.session, scope, new)
-    figures = timings.get(case.session, scope.key, batch["candidates"])
-    case.row.timing_scope = scope.key
+        stamp = {"device": case.device, "run": f"{case.row.id}/{token.claim_no}"}
+        figures = {text: {**entry, **stamp} for text, entry in outcome.figures.items()}
+        timings.put(case.session, scope, figures)
+    else:
+        figures = timings.get(case.session, scope.key, batch["candidates"])
+    case.row.timings = figures
     for trial in _survivors(case):
         if trial.candidate in figures:
             trial.latency_s = figures[trial.candidate]["latency_s"]["median"]
