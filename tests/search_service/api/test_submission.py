@@ -194,14 +194,21 @@ def test_a_device_counts_only_while_a_worker_serves_it(
     assert_refused(bare_client.post("/v1/searches", json=spec), "device", "announced: none")
 
 
-def test_one_worker_with_the_dataset_is_enough(client: TestClient, database: Database, spec: dict[str, Any]) -> None:
+def test_every_worker_of_the_device_must_have_the_dataset(
+    bare_client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    def announce(host: str, reason: str | None) -> None:
+        with database.session() as session:
+            workers.announce(
+                session, uuid4(), host=host, pid=2, device="cpu", fingerprint={}, families={"omniglot": reason}
+            )
+
     omniglot = merged(spec, {"tasks.family": "omniglot"})
-    assert client.post("/v1/searches", json=omniglot).status_code == 422
-    with database.session() as session:
-        workers.announce(
-            session, uuid4(), host="there", pid=2, device="cpu", fingerprint={}, families={"omniglot": None}
-        )
-    assert client.post("/v1/searches", json=omniglot).status_code == 202
+    announce("here", None)
+    assert bare_client.post("/v1/searches", json=omniglot).status_code == 202
+    announce("there", "it is not on this machine")
+    refused = bare_client.post("/v1/searches", json=omniglot)
+    assert_refused(refused, "tasks.family", "worker on there cannot draw omniglot: it is not on this machine")
 
 
 def test_many_at_once_never_admit_more_than_may_run(

@@ -23,7 +23,11 @@ def test_every_spelling_selects_psycopg_3(scheme: str) -> None:
     assert database.place == "database 'mine' on host:5433"
     options = psycopg.conninfo.conninfo_to_dict(database.conninfo)
     assert options["password"] == "p@ss"
-    assert options["options"] == "-cstatement_timeout=5s -csearch_path=procrastinate,public"
+    assert options["options"].split() == [
+        "-cstatement_timeout=5s",
+        "-csearch_path=procrastinate,public",
+        "-cidle_in_transaction_session_timeout=60s",
+    ]
 
 
 @pytest.mark.parametrize(
