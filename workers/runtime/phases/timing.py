@@ -10,7 +10,7 @@ from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, TimingOutcome, TimingWork, Work
 
-LIMIT_SECONDS = 40.0
+LIMIT_SECONDS = 20.0
 """Seconds of rounds in one timing run; tracing comes on top."""
 MAX_TIMED = 160
 """Survivors that are timed: those estimated to compute least, where there are more."""
