@@ -16,6 +16,10 @@ ENGINE_VERSION = 1
 """Raised whenever the arithmetic of adaptation or the drawing of episodes changes: older evaluations are not reused."""
 
 
+DIVERGED_QUALITY = -1e30
+"""The quality that stands for "not a number" or minus infinity: far below any other, and storable as JSON."""
+
+
 class Split(StrEnum):
     """Class-disjoint parts of a task family."""
 

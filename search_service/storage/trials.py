@@ -110,13 +110,6 @@ def taken(session: Session, search_id: UUID, token_no: int) -> Sequence[TrialRow
     return session.scalars(query.order_by(TrialRow.number)).all()
 
 
-def release(session: Session, search_id: UUID, token_no: int) -> None:
-    """Free what a token has reserved."""
-    session.execute(
-        update(TrialRow).where(TrialRow.search_id == search_id, TrialRow.token_no == token_no).values(token_no=None)
-    )
-
-
 def counts(session: Session, search_id: UUID) -> dict[TrialState, int]:
     """How many trials of a search stand in each state; states without any are there with 0."""
     query = select(TrialRow.state, func.count()).where(TrialRow.search_id == search_id).group_by(TrialRow.state)

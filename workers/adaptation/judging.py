@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from search_service.domain.evaluation import DIVERGED_QUALITY
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import (
     Adaptation,
@@ -27,9 +28,6 @@ from workers.adaptation.inner_loop import (
 )
 from workers.adaptation.lanes import WAVE, Lanes, batched
 from workers.adaptation.program import Program, trace
-
-DIVERGED = -1e30
-"""The quality that stands for "not a number" or minus infinity: far below any other, and storable as JSON."""
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
@@ -135,7 +133,7 @@ class Judge:
 
         Returns:
             ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first ``s + 1`` rows, or
-            ``DIVERGED``.
+            ``DIVERGED_QUALITY``.
         """
         lowest = pattern.lowest_active_unit
         mask = torch.tensor(pattern.rows, dtype=torch.bool, device=support_x.device).reshape(-1, pattern.units)
@@ -148,7 +146,7 @@ class Judge:
         for wave in batched(calls, WAVE * self.lanes.count):
             pause()
             blocks += self.lanes.map(lambda call: call[0](self.parameters, mask, *call[1]).cpu(), wave)
-        return torch.nan_to_num(torch.cat(blocks), nan=DIVERGED, neginf=DIVERGED).clamp(min=DIVERGED)
+        return torch.nan_to_num(torch.cat(blocks), nan=DIVERGED_QUALITY).clamp(min=DIVERGED_QUALITY)
 
     def _program(self, lowest_unit: int, mask: Tensor, chunk: Sequence[Tensor]) -> Program:
         key = (lowest_unit, mask.shape, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in chunk))

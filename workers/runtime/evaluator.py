@@ -17,7 +17,6 @@ from workers.runtime.evaluator_child import EvaluatorSettings, Failure, Message,
 from workers.runtime.work import Outcome, Progress, Work
 
 CHECK_INTERVAL = 0.5  # seconds between looks at whether the work is still wanted
-WAITING_LOG_INTERVAL = 30.0  # seconds
 
 log = structlog.get_logger(__name__)
 
@@ -87,14 +86,12 @@ class Evaluator:
         child_pipe.close()
         child_lifeline.close()
         self._process, self._pipe, self._lifeline = process, pipe, lifeline
-        next_log = 0.0
         while True:
             message = self._receive(check)
             if isinstance(message, Ready):
                 self.fingerprint = message.fingerprint
                 return
-            if isinstance(message, Waiting) and time.monotonic() >= next_log:
-                next_log = time.monotonic() + WAITING_LOG_INTERVAL
+            if isinstance(message, Waiting):
                 log.warning("device in use by another worker, waiting for it", device=self.settings.device)
 
     def perform(self, work: Work, on_progress: Callable[[Progress], None], check: Callable[[], None]) -> Outcome:

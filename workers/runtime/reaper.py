@@ -7,6 +7,8 @@ says of a job is believed only together with the heartbeat of the queue's worker
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 from sqlalchemy import text
@@ -41,31 +43,37 @@ def reap(database: Database, max_running: int, class_count: ClassCount) -> int:
         devices = {row.device for row in searches.unfinished(session)}
         for device in devices:
             queue.admit(session, device, max_running)
-        suspects = [TokenName.of(token) for token in _suspects(session)]
+        suspects = [Suspect.of(token) for token in _suspects(session)]
     brought_back = 0
-    for name in suspects:
+    for suspect in suspects:
         try:
-            brought_back += _bring_back(database, name, class_count)
+            brought_back += _bring_back(database, suspect, class_count)
         except Exception:  # one search's fault must not keep the others from coming back
-            log.exception("token could not be brought back", search=str(name.search_id), phase=name.phase)
+            log.exception("token could not be brought back", search=str(suspect.search_id), phase=suspect.phase)
     return brought_back
 
 
-class TokenName:
-    """Which token, at which step and claim it was suspected."""
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A token, and the step, claim and job at which it was suspected."""
 
-    def __init__(self, token: TokenRow) -> None:
-        self.search_id, self.phase, self.no = token.search_id, Phase(token.phase), token.no
-        self.step, self.claim_no, self.job_id = token.step, token.claim_no, token.job_id
+    search_id: UUID
+    phase: Phase
+    no: int
+    seen: tuple[int, int, int | None]
 
     @classmethod
-    def of(cls, token: TokenRow) -> TokenName:
-        """The name of a token as it stands."""
-        return cls(token)
+    def of(cls, token: TokenRow) -> Suspect:
+        """The token as it stands."""
+        return cls(token.search_id, Phase(token.phase), token.no, _progress(token))
 
     def still(self, token: TokenRow) -> bool:
         """Whether nothing has happened to the token since it was suspected."""
-        return (token.step, token.claim_no, token.job_id) == (self.step, self.claim_no, self.job_id)
+        return _progress(token) == self.seen
+
+
+def _progress(token: TokenRow) -> tuple[int, int, int | None]:
+    return token.step, token.claim_no, token.job_id
 
 
 def _suspects(session: Session) -> list[TokenRow]:
@@ -101,12 +109,12 @@ def _jobs_alive(session: Session, job_ids: list[int]) -> set[int]:
     return {int(job_id) for (job_id,) in rows}
 
 
-def _bring_back(database: Database, name: TokenName, class_count: ClassCount) -> bool:
+def _bring_back(database: Database, suspect: Suspect, class_count: ClassCount) -> bool:
     """Give a token that is still as it was suspected a new job, and close the old one."""
     with database.session() as session:
-        row = searches.lock(session, name.search_id)
-        token = tokens.lock(session, name.search_id, name.phase, name.no)
-        if row.status != SearchStatus.RUNNING or token.state == TokenState.ENDED or not name.still(token):
+        row = searches.lock(session, suspect.search_id)
+        token = tokens.lock(session, suspect.search_id, suspect.phase, suspect.no)
+        if row.status != SearchStatus.RUNNING or token.state == TokenState.ENDED or not suspect.still(token):
             return False
         if token.state == TokenState.HELD:
             if not meta_training.can_go_on(Case(session, row, {}, class_count)):

@@ -32,9 +32,9 @@ from workers.runtime.advance import Advancer
 from workers.runtime.evaluator import Evaluator, WorkUnwanted
 from workers.runtime.evaluator_child import EvaluatorSettings
 from workers.runtime.housekeeping import Housekeeping
+from workers.runtime.reaper import STALLED_AFTER
 
 HEARTBEAT_INTERVAL = 3.0  # seconds
-STALLED_AFTER = 12.0  # seconds
 SHUTDOWN_GRACE = 5.0  # seconds a running step gets after SIGTERM; it is taken up again by another worker
 RECONNECT_WAIT_MAX = 15.0  # seconds between attempts to reach the database again
 FAMILIES = ("glyphs", "omniglot", "sinusoid")

@@ -151,12 +151,10 @@ def test_tokens_take_groups_that_have_come_least_far(session: Session) -> None:
     assert [row.candidate for row in trials.take_group(session, search, 1)] == ["10@1", "10@2"]
     assert [row.number for row in trials.taken(session, search, 1)] == [2, 3]
     for row in trials.taken(session, search, 0):
-        row.blocks = 1
-    trials.release(session, search, 0)
+        row.blocks, row.token_no = 1, None
     assert [row.candidate for row in trials.take_group(session, search, 0)] == ["11@1", "11@2"]
     for row in trials.taken(session, search, 0):
-        row.state = TrialState.DROPPED
-    trials.release(session, search, 0)
+        row.state, row.token_no = TrialState.DROPPED, None
     assert [row.candidate for row in trials.take_group(session, search, 0)] == ["01@1", "01@2"]
     assert not trials.take_group(session, search, 2)
 

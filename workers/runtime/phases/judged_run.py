@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search_service.domain.errors import BaselineDiverged
-from search_service.domain.evaluation import Split
+from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import Phase
 from search_service.storage import evaluations, tokens
@@ -16,9 +16,6 @@ from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import JudgingOutcome, JudgingWork, Outcome
 from workers.search.statistics import Qualities
-
-DIVERGED_AT = -1e29
-"""Qualities below this stand for a diverged adaptation: ``workers.adaptation.judging.DIVERGED``, rounded."""
 
 
 def batch_for(case: Case, patterns: Iterable[LambdaPattern], split: Split, block: int) -> Batch:
@@ -83,7 +80,7 @@ def baseline_qualities(case: Case, split: Split) -> Qualities:
         BaselineDiverged: its adaptation diverged on some episode, so nothing can be compared with it.
     """
     qualities = case.qualities(split, case.baseline.text)
-    if qualities.min() <= DIVERGED_AT:
+    if qualities.min() <= DIVERGED_QUALITY:
         raise BaselineDiverged(case.baseline.text, case.rate)
     return qualities
 
