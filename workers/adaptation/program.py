@@ -65,22 +65,6 @@ def share_and_prune(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def multiply_adds(module: fx.GraphModule) -> int:
-    """Multiply-adds of the convolutions and matrix products in a traced program, counted from its shapes."""
-    from torch.utils.flop_counter import flop_registry
-
-    flops = 0
-    for node in module.graph.nodes:
-        if node.op == "call_function" and (packet := getattr(node.target, "overloadpacket", None)) in flop_registry:
-            arguments = fx.map_arg(node.args, _value)
-            flops += flop_registry[packet](*arguments, **fx.map_arg(node.kwargs, _value), out_val=_value(node))
-    return flops // 2
-
-
-def _value(node: fx.Node) -> Any:
-    return node.meta["val"]
-
-
 def _key(argument: Any) -> Any:
     """A hashable stand-in for an argument of a node; the type tells ``1``, ``1.0`` and ``True`` apart."""
     if isinstance(argument, (list, tuple)):

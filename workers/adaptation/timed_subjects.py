@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.cost import multiply_adds
 from workers.adaptation.device import synchronize
 from workers.adaptation.inner_loop import Adaptation, AdaptedState, Parameters, adapt, predict
 from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
-from workers.adaptation.program import multiply_adds, trace
+from workers.adaptation.program import trace
 from workers.adaptation.timing import Subject
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, fx, nn
 
 from search_service.domain.errors import UnsupportedNetwork
 from search_service.domain.lambda_pattern import LambdaPattern, constant_row_patterns
+from workers.adaptation.cost import multiply_adds
 from workers.adaptation.inner_loop import Adaptation, adapt, classification_loss, predict
 from workers.adaptation.networks import Conv4
 from workers.adaptation.normalisation import EpisodeNorm, Statistics
-from workers.adaptation.program import count_calls, multiply_adds, trace
+from workers.adaptation.program import count_calls, trace
 
 Make = Callable[..., Adaptation]
 MakeEpisodes = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
