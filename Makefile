@@ -28,8 +28,11 @@ check: $(INSTALLED) ## lint, formatting, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## time adaptation against its peers
+bench: $(INSTALLED) ## measure adaptation, judging, meta-training and the latency model against their peers (about an hour)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)
+	$(BIN)/python -m benchmarks.judging $(ARGS)
+	$(BIN)/python -m benchmarks.latency_model $(ARGS)
+	$(BIN)/python -m benchmarks.meta_training $(ARGS)
 
 format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .

@@ -30,6 +30,10 @@ def _default_artifacts_url(settings: dict[str, Any]) -> str:
     return (Path(settings["home"]) / "artifacts").as_uri()
 
 
+def _default_compile_cache(settings: dict[str, Any]) -> Path:
+    return Path(settings["home"]) / "compiled"
+
+
 def _default_lock_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"lambda-search-{os.getuid()}"
 
@@ -43,7 +47,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, use_attribute_docstrings=True)
 
     home: Folder = Field(default_factory=_default_home, validate_default=True)
-    """Data folder: the embedded Postgres, datasets and artifacts, unless said otherwise."""
+    """Data folder: the embedded Postgres, datasets, artifacts and compiled programs, unless said otherwise."""
     database_url: str | None = Field(default=None, repr=False)
     """The Postgres that everything lasting is in, as ``postgresql://user:password@host/database``."""
     data_dir: Folder = Field(default_factory=_default_data_dir)
@@ -52,6 +56,8 @@ class Settings(BaseSettings):
     """Where checkpoints and exported programs go: a ``file://`` folder or any bucket that fsspec knows."""
     lock_dir: Folder = Field(default_factory=_default_lock_dir)
     """Folder of the locks between workers of one host; all of them must see the same one."""
+    compile_cache: Folder = Field(default_factory=_default_compile_cache)
+    """Folder of compiled programs, kept from search to search; hosts may share one."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that an evaluator on a CPU computes with; all cores unless said."""
     heartbeat_file: Folder | None = None

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
 from search_service.storage import codec
 from search_service.storage.tables import SearchRow, TrialRow
@@ -182,6 +183,8 @@ class TrialView(BaseModel):
     number: int
     pattern: Annotated[str, Field(examples=["00111@2"])]
     """The candidate's Λ-pattern, in canonical text."""
+    precision: Precision
+    """In what its frozen prefix is computed."""
     state: TrialState
     blocks: int
     """Blocks of episodes judged."""
@@ -203,9 +206,11 @@ class TrialView(BaseModel):
     @classmethod
     def of(cls, row: TrialRow) -> TrialView:
         """The view of a trial."""
+        candidate = Candidate.parse(row.candidate)
         return cls(
             number=row.number,
-            pattern=row.candidate,
+            pattern=candidate.pattern.text,
+            precision=candidate.precision,
             state=TrialState(row.state),
             blocks=row.blocks,
             quality=row.quality,

@@ -20,7 +20,7 @@ def submit(session: Session, spec: SearchSpec, max_running: int) -> SearchRow:
     """
     _check_device(session, spec)
     trained_steps = _trained_steps(session, spec)
-    check_space_is_listable(len(spec.model.unit_names), spec.max_steps(trained_steps))
+    check_space_is_listable(len(spec.model.unit_names), spec.max_steps(trained_steps), spec.may_lower_precision)
     row = searches.add(session, spec)
     queue.admit(session, spec.device, max_running)
     return row
@@ -32,8 +32,16 @@ def _check_device(session: Session, spec: SearchSpec) -> None:
     if not serving:
         devices = ", ".join(sorted({worker.device for worker in announced})) or "none; start a worker first"
         raise InvalidSpec("device", f"no worker has announced device '{spec.device}'; announced: {devices}")
+    # Any worker of the device may get a part of the search, so each must be able to do it.
+    if spec.runtime == "compiled":
+        for worker in serving:
+            if worker.fingerprint.get("compiler") is None:
+                raise InvalidSpec(
+                    "runtime",
+                    f"the '{spec.device}' worker on {worker.host} cannot compile: it has no C++ compiler or lacks "
+                    "Python's headers; install g++ and python3-dev there, or search with runtime 'eager'",
+                )
     family = spec.tasks.family
-    # Any worker of the device may get a part of the search, so each must have the family.
     for worker in serving:
         reason = worker.families.get(family, "it does not know this family")
         if reason is not None:

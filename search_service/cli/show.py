@@ -60,7 +60,7 @@ def show_searches(views: Iterable[SearchView], console: Console) -> None:
 
 def _answer(result: SearchResult) -> Text:
     fastest = result.fastest
-    if fastest.pattern == result.baseline.pattern:
+    if fastest.candidate == result.baseline.candidate:
         return Text(
             f"No pattern faster than the baseline {result.baseline.pattern} was proved to lose at most "
             f"{result.max_degradation:.4g} in {_metric(result)}: the baseline itself is the answer.",
@@ -72,7 +72,7 @@ def _answer(result: SearchResult) -> Text:
     if fastest.speedup_over_plain is not None:
         claims.append(f"{fastest.speedup_over_plain.estimate:.1f}x as fast as plain PyTorch (speedup_over_plain)")
     bound = fastest.degradation.upper_bound
-    answer = f"{fastest.pattern} adapts {' and '.join(claims)}."
+    answer = f"{fastest.candidate} adapts {' and '.join(claims)}."
     if bound is not None:
         answer += (
             f" It loses at most {bound:.4f} in {_metric(result)} (upper bound of degradation) "
@@ -105,7 +105,7 @@ def _row(name: str, figures: PatternFigures) -> list[str]:
     latency = figures.latency_s
     return [
         name,
-        figures.pattern,
+        figures.candidate,
         str(figures.steps),
         NOTHING if latency is None else f"{latency.median * 1e3:.3g}",
         _ratio(figures.speedup),

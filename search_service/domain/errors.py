@@ -151,5 +151,13 @@ class BaselineDiverged(LambdaSearchError):
         )
 
 
+class CompilationFailed(LambdaSearchError):
+    """A program could not be compiled."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the compiler failed; search with runtime 'eager' instead, or mend the compiler: {reason}")
+
+
 class UnsupportedNetwork(LambdaSearchError):
     """A network cannot be adapted as it stands (random operations, running statistics, units that overlap)."""

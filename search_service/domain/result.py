@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from search_service.domain.candidate import Precision, candidate_text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
@@ -51,10 +53,21 @@ class Degradation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """What compiling a program took, once; no part of any latency."""
+
+    seconds: float
+    from_cache: bool
+    backend: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PatternFigures:
     """One pattern and everything that was measured of it."""
 
     pattern: str
+    precision: Precision = Precision.FLOAT32
+    """In what the frozen prefix is computed; what adapts is float32."""
     rows: list[str]
     units: list[str]
     """Names of the units, input to output: what each digit of a row stands for."""
@@ -66,13 +79,25 @@ class PatternFigures:
     prediction_latency_s: dict[str, Latency]
     """``one_query`` and ``all_queries``: prediction from the adapted state."""
     speedup: Ratio | None
-    """Against this engine's own baseline: same runtime, precision and layout, interleaved in one process."""
+    """Against this engine's own baseline in the same runtime, each in its fastest layout, interleaved in one
+    process."""
     speedup_over_plain: Ratio | None
     """Against plain PyTorch, eager, adapting all units for the baseline's steps."""
     end_to_end_speedup: Ratio | None
     """Adaptation and prediction of the episode's queries, against this engine's own baseline."""
     quality: Quality
     degradation: Degradation
+    layout: str | None = None
+    """Memory layout of images and filters, chosen by measurement; None where nothing was timed."""
+    multiply_adds: int | None = None
+    """Counted in the program's convolutions and matrix products."""
+    compilation: Compilation | None = None
+    """None in the runtime ``eager``."""
+
+    @property
+    def candidate(self) -> str:
+        """The candidate's canonical text: the pattern, and the precision where it is not float32."""
+        return candidate_text(self.pattern, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +105,18 @@ class FrontPoint:
     """A candidate that no other beats in both latency and validation quality."""
 
     pattern: str
+    precision: Precision = Precision.FLOAT32
     latency_s: float
     speedup: float
     quality: float
     degradation: float
     degradation_low: float
     degradation_high: float
+
+    @property
+    def candidate(self) -> str:
+        """The candidate's canonical text."""
+        return candidate_text(self.pattern, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +160,7 @@ class SpeedupSplit:
     steps: float
     """Fewer inner steps, all units: baseline over full with the answer's steps."""
     rows: float
-    """Fewer units at the same steps."""
+    """Fewer units at the same steps, and a lower precision of what they leave frozen."""
     engine: float
     """This engine's full baseline against plain PyTorch."""
 

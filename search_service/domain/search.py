@@ -179,6 +179,9 @@ class MetaTraining:
 
     order: Literal["first", "second"] = "first"
     """`second` differentiates through the inner steps (MAML); `first` does not (first-order MAML)."""
+    outer_loss: Literal["last_step", "every_step"] = "last_step"
+    """`last_step` minimises the query loss after the last inner step; `every_step` begins with the mean over all inner
+    steps and moves to the last over the first tenth of the iterations (MAML++, Antoniou et al., arXiv 1810.09502)."""
     inner_steps: int = 5
     """Inner steps per task, 1 to 20."""
     inner_rate: float = 0.1
@@ -286,8 +289,12 @@ class SearchSpec:
     confidence: float = 0.95
     """How sure the answer must be, 0.5 to 0.9999."""
     episodes: EpisodeBudget = field(default_factory=EpisodeBudget)
-    runtime: Literal["eager"] = "eager"
-    """How the adaptation runs when it is timed."""
+    runtime: Literal["eager", "compiled"] = "eager"
+    """How the adaptation runs in use, and so when it is timed: operation by operation, or compiled (on workers that
+    have a compiler)."""
+    precision: Literal["float32", "auto"] = "float32"
+    """`auto` also tries each pattern with what it leaves frozen in bfloat16, where the device is fast at that; what
+    adapts is float32 either way."""
     device: str = "cpu"
     """Device class of the workers: `cpu` or `cuda:<name>` as a worker has announced it."""
     priority: int = 0
@@ -318,7 +325,12 @@ class SearchSpec:
         _check_range("seed", self.seed, 0, MAX_SEED)
         max_steps = self.space.max_steps
         if max_steps is not None:
-            check_space_is_listable(len(self.model.unit_names), max_steps)
+            check_space_is_listable(len(self.model.unit_names), max_steps, self.may_lower_precision)
+
+    @property
+    def may_lower_precision(self) -> bool:
+        """Whether candidates with a frozen prefix in bfloat16 may be tried."""
+        return self.precision == "auto"
 
     def baseline_steps(self, trained_steps: int) -> int:
         """Inner steps of the baseline, given what the checkpoint was trained for."""
@@ -336,13 +348,13 @@ class SearchSpec:
 MAX_SEED = 2**63 - 1
 
 
-def check_space_is_listable(units: int, max_steps: int) -> int:
-    """Size of the constant-row space.
+def check_space_is_listable(units: int, max_steps: int, lowered: bool = False) -> int:
+    """Size of the constant-row space; ``lowered`` as in :func:`search_service.domain.space.constant_rows_size`.
 
     Raises:
         InvalidSpec: it has more candidates than can be listed.
     """
-    size = constant_rows_size(units, max_steps)
+    size = constant_rows_size(units, max_steps, lowered)
     if size > MAX_LISTED_CANDIDATES:
         raise InvalidSpec(
             "space",

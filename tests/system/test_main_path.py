@@ -10,11 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from search_service.client import Client
-from search_service.storage import codec
+from search_service.storage import codec, searches
 from tests.system.conftest import Stack, small_spec, wait_until
+from workers.adaptation.device import compiler, has_fast_bfloat16
+from workers.runtime.phases.timing import FINALISTS
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -109,3 +112,23 @@ def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) 
     finally:
         api.terminate()
         api.wait(20)
+
+
+@pytest.mark.skipif(compiler(torch.device("cpu")) is None, reason="no C++ compiler, or no Python headers")
+def test_a_search_for_the_compiled_runtime_with_lowered_prefixes(stack: Stack) -> None:
+    stack.start_worker()
+    search_id = stack.submit(small_spec(runtime="compiled", precision="auto", max_degradation=5.0))
+    row = stack.wait_for(search_id)
+    result = searches.result(row)
+    assert result.runtime == "compiled"
+    lowered = has_fast_bfloat16(torch.device("cpu"))
+    assert result.search.space_size == (20 if lowered else 14)
+    assert any(text.endswith(":bfloat16") for text in result.search.survived) == lowered
+    for figures in (result.fastest, result.baseline):
+        assert figures.compilation is not None
+        assert figures.compilation.backend == "inductor"
+        assert figures.speedup is not None
+    # Survivors beyond the finalists are known to be slower eagerly, and said to be left.
+    assert len(result.search.survived) > FINALISTS
+    assert any("were not compiled" in warning for warning in result.warnings)
+    assert any((stack.home / "compiled").rglob("*.so"))

@@ -3,29 +3,34 @@
 Two forms of the same adaptation. The *pruned* form takes gradients of the active units only, and is what a pattern
 costs in use. The *masked* form takes gradients of everything from the lowest active unit up and lets a mask, which is
 data, decide what moves: one program judges every pattern with that lowest unit. Both are written for any ``nn.Module``
-through ``torch.func.functional_call``; nothing here mutates a network.
+(see ``workers.adaptation.forward``); nothing here mutates a network.
 
 Notation: P parameters by name, U units, S inner steps, N support and M query examples.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 from torch.nn import functional
 
 from search_service.domain.lambda_pattern import LambdaPattern
-from workers.adaptation.normalisation import Statistics, applying, collecting, refuse_batch_norm
+from workers.adaptation.forward import forward
+from workers.adaptation.normalisation import Statistics, applying, collecting, replace_batch_norms
 from workers.adaptation.units import Units, units_of
 
 Parameters = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-NormStatistics = Literal["support", "query"]
+NormStatistics = Literal["support", "query", "running"]
+"""Whose statistics normalise: the support set's, each batch's own, or those that the network holds as constants."""
+
+_logger = logging.getLogger(__name__)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,7 +47,7 @@ def regression_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 class AdaptedState:
     """What predictions need: all parameters after the last step, and the support set's normalisation statistics.
 
-    ``statistics`` is empty under ``norm_statistics="query"`` and for networks without normalisation.
+    ``statistics`` is empty unless ``norm_statistics`` is ``support``, and for networks without normalisation.
     """
 
     parameters: Parameters
@@ -60,6 +65,8 @@ class Adaptation:
     norm_statistics: NormStatistics = "support"
     create_graph: bool = True
     """False detaches the inner gradients: first order for whoever differentiates through the adaptation."""
+    replaced_norms: tuple[str, ...] = ()
+    """Names of the modules whose running statistics gave way to ``norm_statistics`` (see ``of``)."""
 
     @classmethod
     def of(
@@ -72,11 +79,19 @@ class Adaptation:
     ) -> Adaptation:
         """The adaptation of a network with the units that it declares.
 
+        Where the network has PyTorch's batch normalisation, the adaptation owns a copy in which ``norm_statistics``
+        decides what that normalises by, whatever mode (``train()``, ``eval()``) the network is in.
+
         Raises:
-            UnsupportedNetwork: its units are none, or it normalises by PyTorch's batch normalisation.
+            UnsupportedNetwork: its units are none, or its normalisation cannot follow ``norm_statistics``.
         """
-        refuse_batch_norm(network)
-        return cls(network, units_of(network), loss, rate, norm_statistics, create_graph)
+        units = units_of(network)
+        stateless, replaced = replace_batch_norms(network, running=norm_statistics == "running")
+        if replaced:
+            _logger.info(
+                "%s: %s now normalise by %s statistics", type(network).__name__, ", ".join(replaced), norm_statistics
+            )
+        return cls(stateless, units, loss, rate, norm_statistics, create_graph, replaced)
 
     def parameters(self) -> Parameters:
         """The network's own parameters, detached: the initial parameters of an adaptation."""
@@ -103,8 +118,7 @@ def support_gradient(
     """
 
     def support_loss(moving: Parameters) -> Tensor:
-        outputs = functional_call(adaptation.network, {**parameters, **moving}, (support_x,))
-        return adaptation.loss(outputs, support_y)
+        return adaptation.loss(forward(adaptation.network, {**parameters, **moving}, support_x), support_y)
 
     gradient = grad(support_loss)({name: parameters[name] for name in active})
     return gradient if adaptation.create_graph else {name: value.detach() for name, value in gradient.items()}
@@ -161,11 +175,11 @@ def _moved(adaptation: Adaptation, parameter: Tensor, gradient: Tensor) -> Tenso
 
 
 def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x: Tensor) -> Statistics:
-    """Normalisation statistics of the support set under ``parameters``; empty under ``query`` statistics."""
-    if adaptation.norm_statistics == "query":
+    """Normalisation statistics of the support set under ``parameters``; empty where predictions need none."""
+    if adaptation.norm_statistics != "support":
         return {}
     with collecting(adaptation.network) as statistics:
-        functional_call(adaptation.network, parameters, (support_x,))
+        forward(adaptation.network, parameters, support_x)
     return statistics
 
 
@@ -189,10 +203,10 @@ def adapt(
 def predict(adaptation: Adaptation, state: AdaptedState, query_x: Tensor) -> Tensor:
     """Outputs for ``query_x``, a ``M x ...``-dim tensor, from an adapted state.
 
-    Under ``support`` statistics each prediction is independent of the other queries; under ``query`` the batch's own
-    statistics are used, as published MAML tables do.
+    Under ``support`` and ``running`` statistics each prediction is independent of the other queries; under ``query``
+    the batch's own statistics are used, as published MAML tables do.
     """
-    if adaptation.norm_statistics == "query":
-        return functional_call(adaptation.network, state.parameters, (query_x,))  # type: ignore[no-any-return]
+    if adaptation.norm_statistics != "support":
+        return forward(adaptation.network, state.parameters, query_x)
     with applying(adaptation.network, state.statistics):
-        return functional_call(adaptation.network, state.parameters, (query_x,))  # type: ignore[no-any-return]
+        return forward(adaptation.network, state.parameters, query_x)

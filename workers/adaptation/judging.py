@@ -1,35 +1,40 @@
-"""Judging candidates: qualities of many patterns on blocks of episodes, by masked programs.
+"""Judging candidates: their qualities on blocks of episodes, in bulk.
 
-A program is traced once per lowest active unit and serves every pattern with that unit, because the mask is data. One
-run of S steps yields the quality after each of its 1..S steps, so all step counts of a constant row cost one run.
+Candidates that are judged together share what they have in common (``workers.adaptation.shared_runs``), episodes run
+one by one or several at once and side by side as measured to be fastest (``workers.adaptation.plans``), and never more
+of them than a memory limit allows.
 
-Notation: B episodes in a block, S inner steps, U units, N support and M query examples.
+Notation: B episodes in a block, S inner steps, N support and M query examples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.evaluation import DIVERGED_QUALITY
 from search_service.domain.lambda_pattern import LambdaPattern
-from workers.adaptation.inner_loop import (
-    Adaptation,
-    AdaptedState,
-    Parameters,
-    masked_inner_step,
-    predict,
-    support_statistics,
-)
-from workers.adaptation.lanes import WAVE, Lanes, batched
-from workers.adaptation.program import Program, trace
+from workers.adaptation.inner_loop import Adaptation, Parameters
+from workers.adaptation.lanes import WAVE, Lanes
+from workers.adaptation.layout import IMAGE_DIMENSIONS, Layout, laid_out
+from workers.adaptation.layout import channels_last as channels_last
+from workers.adaptation.memory import MemoryLimitTooSmall, default_limit_bytes
+from workers.adaptation.plans import Choices, Tuning
+from workers.adaptation.shared_runs import Metric, Row, SharedRuns
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+SIZES_ON_A_CPU = (1, 5, 25)
+"""Episodes at once that are tried on a CPU: convolutions whose filters differ by episode gain little by more."""
+SIZES_ON_A_GPU = (1, 8, 64, 512)
+"""Episodes at once that are tried on a GPU, which wants many."""
+
+Rows = tuple[Row, ...]
+_ONE_LANE = Lanes()
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,89 +47,56 @@ def negative_mse(predictions: Tensor, targets: Tensor) -> Tensor:
     return -(predictions - targets).square().mean()
 
 
-def qualities_by_step(
-    adaptation: Adaptation,
-    metric: Metric,
-    lowest_unit: int,
-    parameters: Parameters,
-    mask: Tensor,
-    support_x: Tensor,
-    support_y: Tensor,
-    query_x: Tensor,
-    query_y: Tensor,
-) -> Tensor:
-    """Quality on the query set after each of S masked inner steps, one episode; with S = 0, without adaptation.
-
-    Args:
-        adaptation: how the network adapts.
-        metric: quality of outputs against targets.
-        lowest_unit: index of the lowest unit that ``mask`` may move.
-        parameters: all parameters before adaptation.
-        mask: ``S x U``-dim boolean tensor.
-        support_x: ``N x ...``-dim tensor.
-        support_y: ``N``-dim labels or ``N x outputs``-dim targets.
-        query_x: ``M x ...``-dim tensor.
-        query_y: ``M``-dim labels or ``M x outputs``-dim targets.
-
-    Returns:
-        ``max(S, 1)``-dim tensor; entry s is the quality after ``s + 1`` steps.
-    """
-
-    def quality(parameters: Parameters) -> Tensor:
-        state = AdaptedState(parameters, support_statistics(adaptation, parameters, support_x))
-        return metric(predict(adaptation, state, query_x), query_y)
-
-    if not mask.shape[0]:
-        return quality(parameters).unsqueeze(0)
-    qualities = []
-    for row in mask.unbind():
-        parameters = masked_inner_step(adaptation, parameters, row, lowest_unit, support_x, support_y)
-        qualities.append(quality(parameters))
-    return torch.stack(qualities)
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    """``tensor`` with channels innermost in memory if it is a batch of images or filters, else as it is."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-@dataclass
 class Judge:
-    """Judges patterns of one network on blocks of episodes, keeping its traced programs.
+    """Judges candidates of one network on blocks of episodes, keeping its traced programs and what it has measured.
 
     Args:
         adaptation: how the network adapts.
         metric: quality of outputs against targets.
         parameters: the checkpoint's parameters, on the device that judges.
-        episodes_at_once: episodes that one program call adapts together (``torch.vmap``). One is fastest on a CPU core,
-            where per-episode weights become grouped convolutions; a GPU wants many.
-        lanes: where program calls run side by side.
+        lanes: where program calls may run side by side.
+        memory_limit_bytes: what judging may take beside the episodes and the parameters that it is given; by default a
+            share of what is free now (``workers.adaptation.memory``).
+        layout: of images and filters; by default whichever is measured to be faster.
+        episodes_at_once: in one program call, as far as memory allows; by default as many as measured to be fastest.
     """
 
-    adaptation: Adaptation
-    metric: Metric
-    parameters: Parameters
-    episodes_at_once: int = 1
-    lanes: Lanes = field(default_factory=Lanes)
-    _programs: dict[Any, Program] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self.parameters = {name: channels_last(parameter) for name, parameter in self.parameters.items()}
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        metric: Metric,
+        parameters: Parameters,
+        lanes: Lanes | None = None,
+        memory_limit_bytes: int | None = None,
+        layout: Layout | None = None,
+        episodes_at_once: int | None = None,
+    ) -> None:
+        self.adaptation = adaptation
+        self.metric = metric
+        self.parameters = parameters
+        self.lanes = lanes or Lanes()
+        self.device = next(iter(parameters.values())).device
+        self.memory_limit_bytes = memory_limit_bytes or default_limit_bytes(self.device)
+        self.layout = layout
+        self.episodes_at_once = episodes_at_once
+        self._laid_out: dict[Layout, Parameters] = {}
+        self._programs: dict[tuple[_Kind, Layout, int], SharedRuns] = {}
+        self._tunings: dict[_Kind, Tuning] = {}
 
     @torch.no_grad()
     def qualities(
         self,
-        pattern: LambdaPattern,
+        candidates: Iterable[Candidate],
         support_x: Tensor,
         support_y: Tensor,
         query_x: Tensor,
         query_y: Tensor,
         pause: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Quality of a pattern after each of its steps on a block; of the empty pattern, without adaptation.
+    ) -> dict[str, Tensor]:
+        """Quality of candidates after each of their steps on a block; of the empty pattern, without adaptation.
 
         Args:
-            pattern: S rows of U units.
+            candidates: the more at once, the more they share.
             support_x: ``B x N x ...``-dim tensor.
             support_y: ``B x N`` labels or ``B x N x outputs`` targets.
             query_x: ``B x M x ...``-dim tensor.
@@ -132,34 +104,149 @@ class Judge:
             pause: called between waves of program calls; may block or raise.
 
         Returns:
-            ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first ``s + 1`` rows, or
-            ``DIVERGED_QUALITY``.
+            Candidate's text -> ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first
+            ``s + 1`` rows, or ``DIVERGED_QUALITY``.
+
+        Raises:
+            MemoryLimitTooSmall: not even one episode fits.
         """
-        lowest = pattern.lowest_active_unit
-        mask = torch.tensor(pattern.rows, dtype=torch.bool, device=support_x.device).reshape(-1, pattern.units)
-        size = self.episodes_at_once
-        calls = []
-        for start in range(0, support_x.shape[0], size):
-            chunk = [tensor[start : start + size] for tensor in (support_x, support_y, query_x, query_y)]
-            calls.append((self._program(0 if lowest is None else lowest, mask, chunk), chunk))
+        episodes = (support_x, support_y, query_x, query_y)
+        judged: dict[str, Tensor] = {}
+        for precision, group in _groups(candidates):
+            patterns = [candidate.pattern for candidate in group]
+            columns = list(dict.fromkeys(rows for pattern in patterns for rows in _steps(pattern)))
+            matrix = self._judge(precision, patterns, columns, episodes, pause)
+            matrix = torch.nan_to_num(matrix, nan=DIVERGED_QUALITY).clamp(min=DIVERGED_QUALITY)
+            for candidate in group:
+                judged[candidate.text] = matrix[:, [columns.index(rows) for rows in _steps(candidate.pattern)]]
+        return judged
+
+    def _judge(
+        self,
+        precision: Precision,
+        patterns: list[LambdaPattern],
+        columns: list[Rows],
+        episodes: Sequence[Tensor],
+        pause: Callable[[], None],
+    ) -> Tensor:
+        """``B x len(columns)`` qualities of the patterns with the rows in ``columns``, by one shared program."""
+        kind = _Kind.of(patterns, precision, episodes)
+        tuning = self._tunings.setdefault(kind, Tuning(str(kind), self._choices))
+        most = self._most_at_once(kind, tuning.choices.first.layout, patterns, episodes)
+        done, count = 0, len(episodes[0])
         blocks: list[Tensor] = []
-        for wave in batched(calls, WAVE * self.lanes.count):
+        while done < count:
             pause()
-            blocks += self.lanes.map(lambda call: call[0](self.parameters, mask, *call[1]).cpu(), wave)
-        return torch.nan_to_num(torch.cat(blocks), nan=DIVERGED_QUALITY).clamp(min=DIVERGED_QUALITY)
+            plan = tuning.next(count - done, len(columns), most)
+            size = min(plan.episodes, most)
+            calls = max(1, min(WAVE * plan.lanes, (count - done) // size))
+            starts = range(done, done + calls * size, size)
+            done += len(starts) * size
 
-    def _program(self, lowest_unit: int, mask: Tensor, chunk: Sequence[Tensor]) -> Program:
-        key = (lowest_unit, mask.shape, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in chunk))
+            program = self._program(kind, plan.layout, _part(episodes, starts[0], size))
+            call = partial(self._qualities, program, plan.layout, patterns, columns, episodes)
+            lanes = self.lanes if plan.lanes > 1 and most >= plan.lanes * size else _ONE_LANE
+            started = time.perf_counter()
+            blocks += lanes.map(call, starts)
+            seconds = time.perf_counter() - started
+            tuning.record(plan, calls * size * len(columns), seconds, program.preparation_s)
+        return torch.cat(blocks)[:count]
+
+    def _qualities(
+        self,
+        program: SharedRuns,
+        layout: Layout,
+        patterns: list[LambdaPattern],
+        columns: list[Rows],
+        episodes: Sequence[Tensor],
+        start: int,
+    ) -> Tensor:
+        """``program.batch x len(columns)`` qualities on the episodes from ``start``."""
+        chunk = [laid_out(tensor, layout) for tensor in _part(episodes, start, program.batch)]
+        qualities = program.run(self._laid_out[layout], chunk, patterns)
+        return torch.stack([qualities[rows] for rows in columns], dim=1).cpu()
+
+    def _program(self, kind: _Kind, layout: Layout, chunk: Sequence[Tensor]) -> SharedRuns:
+        key = (kind, layout, len(chunk[0]))
         if key not in self._programs:
-
-            def one(parameters: Parameters, mask: Tensor, *episode: Tensor) -> Tensor:
-                return qualities_by_step(self.adaptation, self.metric, lowest_unit, parameters, mask, *episode)
-
-            def block(parameters: Parameters, mask: Tensor, *episodes: Tensor) -> Tensor:
-                if episodes[0].shape[0] == 1:
-                    # Inside vmap no layout can be asked for, and grouped convolutions would gain nothing by it.
-                    return one(parameters, mask, *(channels_last(tensor[0]) for tensor in episodes)).unsqueeze(0)
-                return vmap(one, in_dims=(None, None, 0, 0, 0, 0))(parameters, mask, *episodes)
-
-            self._programs[key] = trace(block, self.parameters, mask, *chunk)
+            if layout not in self._laid_out:
+                self._laid_out[layout] = {name: laid_out(value, layout) for name, value in self.parameters.items()}
+            self._programs[key] = SharedRuns(
+                self.adaptation,
+                self.metric,
+                kind.lowest_units,
+                kind.precision,
+                self._laid_out[layout],
+                [laid_out(tensor, layout) for tensor in chunk],
+            )
         return self._programs[key]
+
+    def _most_at_once(
+        self, kind: _Kind, layout: Layout, patterns: list[LambdaPattern], episodes: Sequence[Tensor]
+    ) -> int:
+        """How many episodes fit into the memory limit together, counted from the program of one.
+
+        Raises:
+            MemoryLimitTooSmall: not even one does.
+        """
+        one = _part(episodes, 0, 1)
+        program = self._program(kind, layout, one)
+        # Both are copied into the program's layout, episodes once more when they are taken out of their block.
+        parameters = sum(value.nbytes for value in self.parameters.values())
+        needed = program.needed_bytes(patterns) + 2 * sum(tensor.nbytes for tensor in one)
+        if parameters + needed > self.memory_limit_bytes:
+            raise MemoryLimitTooSmall(self.memory_limit_bytes, parameters + needed)
+        # Several at once have a copy of the parameters each.
+        return max(1, (self.memory_limit_bytes - parameters) // (needed + parameters))
+
+    @cached_property
+    def _choices(self) -> Choices:
+        is_cpu = self.device.type == "cpu"
+        sizes: Sequence[int] = SIZES_ON_A_CPU if is_cpu else SIZES_ON_A_GPU
+        if self.episodes_at_once is not None:
+            sizes = (self.episodes_at_once,)
+        has_filters = any(value.dim() >= IMAGE_DIMENSIONS for value in self.parameters.values())
+        layouts: Sequence[Layout] = ("channels_last", "contiguous") if has_filters else ("contiguous",)
+        if self.layout is not None:
+            layouts = (self.layout,)
+        return Choices(sizes, layouts, (self.lanes.count, 1) if self.lanes.count > 1 else (1,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What candidates have in common that one program judges, and the shapes of their episodes."""
+
+    lowest_units: frozenset[int]
+    precision: Precision
+    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+
+    @classmethod
+    def of(cls, patterns: Iterable[LambdaPattern], precision: Precision, episodes: Sequence[Tensor]) -> _Kind:
+        lowest_units = frozenset(
+            pattern.lowest_active_unit for pattern in patterns if pattern.lowest_active_unit is not None
+        )
+        return cls(lowest_units, precision, tuple((tensor.shape[1:], tensor.dtype) for tensor in episodes))
+
+    def __str__(self) -> str:
+        return f"lowest active units {sorted(self.lowest_units)} in {self.precision}"
+
+
+def _groups(candidates: Iterable[Candidate]) -> list[tuple[Precision, list[Candidate]]]:
+    """Candidates that one program judges: all in float32; of those with a lower prefix, all with the same one."""
+    groups: dict[tuple[Precision, int | None], list[Candidate]] = {}
+    for candidate in candidates:
+        is_lowered = candidate.precision != Precision.FLOAT32
+        lowest = candidate.pattern.lowest_active_unit if is_lowered else None
+        groups.setdefault((candidate.precision, lowest), []).append(candidate)
+    return [(precision, group) for (precision, _), group in groups.items()]
+
+
+def _steps(pattern: LambdaPattern) -> list[Rows]:
+    """The rows of a pattern after 1, 2, ... of its steps; of the empty pattern, none."""
+    return [pattern.rows[:steps] for steps in range(min(pattern.steps, 1), pattern.steps + 1)]
+
+
+def _part(episodes: Sequence[Tensor], start: int, size: int) -> list[Tensor]:
+    """``size`` episodes from ``start``; where there are fewer, the last one again and again."""
+    index = torch.arange(start, start + size).clamp(max=len(episodes[0]) - 1)
+    return [tensor[index.to(tensor.device)] for tensor in episodes]

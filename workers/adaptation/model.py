@@ -13,7 +13,8 @@ from workers.adaptation.inner_loop import (
     classification_loss,
     regression_loss,
 )
-from workers.adaptation.judging import Metric, accuracy, negative_mse
+from workers.adaptation.judging import accuracy, negative_mse
+from workers.adaptation.shared_runs import Metric
 
 TOGETHER = 25
 """Episodes in one call where calls are dear."""

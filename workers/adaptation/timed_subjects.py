@@ -1,4 +1,4 @@
-"""What a timing run compares: a pattern's program, plain PyTorch, gradient skipping alone, and prediction."""
+"""What a timing run compares: candidates' programs, plain PyTorch, gradient skipping alone, and prediction."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern
-from workers.adaptation.cost import multiply_adds
+from workers.adaptation.candidate_program import CandidateProgram, candidate_program
 from workers.adaptation.device import synchronize
 from workers.adaptation.inner_loop import Adaptation, AdaptedState, Parameters, adapt, predict
+from workers.adaptation.layout import Layout
 from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
 from workers.adaptation.program import trace
-from workers.adaptation.timing import Subject
+from workers.adaptation.runtime import Runtime
+from workers.adaptation.timing import Subject, clock_of
+
+LAYOUT_CALLS = 5
+"""Calls of each layout by which the faster one is chosen, after one to warm up."""
 
 
 class TimedSubjects:
@@ -37,18 +43,31 @@ class TimedSubjects:
         self.parameters = parameters
         self.episodes = episodes
         self.device = device
+        self._layouts: dict[tuple[int | None, Precision], Layout] = {}
 
-    def pattern(self, pattern: LambdaPattern) -> tuple[Subject, int]:
-        """Adaptation under a pattern by its pruned program, and the multiply-adds it takes."""
-        names = {name for row in pattern.rows for name in self.adaptation.names_of(row)}
+    def program(self, candidate: Candidate, runtime: Runtime = "eager") -> CandidateProgram:
+        """A candidate's program, in the layout that is fastest for it here.
 
-        def adapted(parameters: Parameters, x: torch.Tensor, y: torch.Tensor) -> tuple[Any, Any]:
-            state = adapt(self.adaptation, parameters, pattern, x, y)
-            return {name: state.parameters[name] for name in names}, state.statistics
+        The layout is measured on the first candidate of each lowest active unit and precision, in the eager runtime;
+        others with the same frozen prefix follow it.
 
-        x, y, _, _ = self.episodes[0]
-        program = trace(adapted, self.parameters, x, y)
-        return self._subject(lambda x, y, _: program(self.parameters, x, y)), multiply_adds(program)
+        Raises:
+            CompilationFailed: the runtime is ``compiled`` and the compiler refused.
+        """
+        kind = (candidate.pattern.lowest_active_unit, candidate.precision)
+        if kind in self._layouts:
+            chosen = self._traced(candidate, self._layouts[kind])
+        else:
+            programs = [self._traced(candidate, "contiguous")]
+            if any(parameter.dim() == 4 for parameter in self.parameters.values()):
+                programs.append(self._traced(candidate, "channels_last"))
+            chosen = min(programs, key=self._seconds_of) if len(programs) > 1 else programs[0]
+            self._layouts[kind] = chosen.layout
+        return chosen.compiled() if runtime == "compiled" else chosen
+
+    def candidate(self, program: CandidateProgram) -> Subject:
+        """Adaptation by a candidate's program."""
+        return self._subject(lambda x, y, _: program(x, y))
 
     def plain(self, steps: int) -> Subject:
         """Adaptation of all units by plain PyTorch."""
@@ -71,6 +90,21 @@ class TimedSubjects:
 
         program = trace(predicted, state.parameters, state.statistics, query_x[:queries])
         return self._subject(lambda _x, _y, query_x: program(state.parameters, state.statistics, query_x[:queries]))
+
+    def _traced(self, candidate: Candidate, layout: Layout) -> CandidateProgram:
+        x, y, _, _ = self.episodes[0]
+        return candidate_program(self.adaptation, self.parameters, candidate, x, y, layout)
+
+    def _seconds_of(self, program: CandidateProgram) -> float:
+        clock = clock_of(self.device)
+        subject = self.candidate(program)
+        subject(0)
+        samples = []
+        for number in range(LAYOUT_CALLS):
+            before = clock.wall()
+            subject(number)
+            samples.append(clock.wall() - before)
+        return min(samples)
 
     def _with_autograd(self, run: Callable[[torch.Tensor, torch.Tensor], object]) -> Subject:
         def subject(number: int) -> None:

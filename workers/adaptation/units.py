@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from search_service.domain.errors import UnsupportedNetwork
 
@@ -25,8 +26,8 @@ def units_of(network: nn.Module) -> Units:
     """The units of any network: those it declares, or its direct children that own parameters, in order.
 
     Raises:
-        UnsupportedNetwork: a unit is empty or names an unknown parameter, two units share one, or a parameter is in
-            none.
+        UnsupportedNetwork: a unit is empty or names an unknown parameter, two units share one, a parameter is in none
+            or has no shape yet.
     """
     # The class is asked, since instances may own a submodule or a number called `units`.
     if isinstance(network, DeclaresUnits) and callable(getattr(type(network), "units", None)):
@@ -41,6 +42,8 @@ def units_of(network: nn.Module) -> Units:
     aliases = {name for name, _ in network.named_parameters(remove_duplicate=False)} - known
     listed = [name for names in units.values() for name in names]
     kind = type(network).__name__
+    if lazy := [name for name, parameter in network.named_parameters() if is_lazy(parameter)]:
+        raise UnsupportedNetwork(f"{kind}: parameters without a shape yet: {', '.join(lazy)}; run the network once")
     if empty := [name for name, names in units.items() if not names]:
         raise UnsupportedNetwork(f"{kind}: units without parameters: {', '.join(empty)}")
     if shared := sorted(aliases.intersection(listed)):

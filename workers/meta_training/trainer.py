@@ -1,7 +1,9 @@
 """The outer loop: Adam on the outer gradient, in slices that each end in a state from which anyone can go on.
 
-The state after iteration i depends on the recipe alone (tasks are drawn by index, the rate is a function of i), so a
-training cut into slices, killed and resumed gives the parameters that an unbroken one gives on the same machine.
+The state after iteration i depends on the recipe alone (tasks are drawn by index, rate and loss weights are functions
+of i), so a training cut into slices, killed and resumed gives the parameters that an unbroken one gives. A long
+training looks for its fastest execution once, which may change how sums are rounded; its states name the execution, so
+that whoever goes on from one computes alike.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,11 +27,18 @@ from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import Lanes
 from workers.adaptation.model import adaptation_for, batch_tensors, episodes_at_once
 from workers.adaptation.networks import build_network
+from workers.meta_training.execution import WORTH_CHOOSING_S, Execution, choose, eager_options
 from workers.meta_training.maml import OuterGradient
+from workers.meta_training.outer_loss import step_weights
 from workers.meta_training.recipe import Recipe
 
 GRADIENT_NORM_LIMIT = 10.0
 """The outer gradient is scaled down to this norm: second-order gradients of a young network can be huge."""
+
+ITERATIONS_BEFORE_CHOOSING = 10
+"""Iterations in one process whose fastest says how long the training will take."""
+MEASURED_CALLS = 5
+"""Calls by which an execution is measured, in turn with those of the others; the fastest of them counts."""
 
 Progress = Callable[[int, float], None]
 """Called with the iterations done and a running mean of the outer loss; may raise to stop."""
@@ -57,8 +67,10 @@ class MetaTrainer:
         )
         units = len(self.adaptation.units)
         full = LambdaPattern.full(units, training.inner_steps)
-        at_once = episodes_at_once(recipe.model, device)
-        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes(), at_once)
+        self._usual = Execution(episodes_at_once(recipe.model, device))
+        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes(), self._usual)
+        self._has_chosen = False
+        self._call_seconds: list[float] = []
         self.parameters: Parameters = {
             name: parameter.clone() for name, parameter in self.adaptation.parameters().items()
         }
@@ -86,6 +98,8 @@ class MetaTrainer:
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
         metadata = {"iteration": str(self.iteration), "mean_loss": repr(self.mean_loss), "recipe": self.recipe.key}
+        if self._has_chosen:
+            metadata["execution"] = self._outer_gradient.execution.text
         return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
     def restore(self, state: bytes) -> None:
@@ -110,6 +124,10 @@ class MetaTrainer:
                 self._optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(self.device) for key, value in moments.items()
                 }
+        self._has_chosen = "execution" in metadata
+        execution = Execution.parse(metadata["execution"]).here(self.device) if self._has_chosen else self._usual
+        if execution != self._outer_gradient.execution:
+            self._outer_gradient = replace(self._outer_gradient, execution=execution)
         self.iteration = int(metadata["iteration"])
         self.mean_loss = float(metadata["mean_loss"])
 
@@ -128,7 +146,7 @@ class MetaTrainer:
         batch = self.episodes.draw(
             Split.TRAIN, training.seed, self.iteration * training.meta_batch, training.meta_batch
         )
-        gradient, loss = self._outer_gradient(self.parameters, *batch_tensors(batch, self.device))
+        gradient, loss = self._gradient(batch_tensors(batch, self.device))
         for name, parameter in self.parameters.items():
             parameter.grad = gradient[name]
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), GRADIENT_NORM_LIMIT)
@@ -137,6 +155,49 @@ class MetaTrainer:
         self._optimizer.step()
         self.mean_loss = loss if math.isnan(self.mean_loss) else 0.98 * self.mean_loss + 0.02 * loss
         self.iteration += 1
+
+    def _gradient(self, tasks: tuple[Tensor, Tensor, Tensor, Tensor]) -> tuple[Parameters, float]:
+        """The outer gradient of a batch of tasks, and its loss; on the way, look for the fastest execution once."""
+        training = self.recipe.meta_training
+        weights = None
+        if training.outer_loss == "every_step":
+            weights = step_weights(training.inner_steps, self.iteration, training.iterations)
+        step_tensor = None if weights is None else torch.tensor(weights, device=self.device)
+
+        def compute(outer_gradient: OuterGradient) -> tuple[Parameters, float]:
+            return outer_gradient(self.parameters, *tasks, step_tensor)
+
+        started = time.perf_counter()
+        result = compute(self._outer_gradient)
+        if not self._has_chosen and len(self._call_seconds) < ITERATIONS_BEFORE_CHOOSING:
+            self._call_seconds.append(time.perf_counter() - started)
+            if len(self._call_seconds) == ITERATIONS_BEFORE_CHOOSING:
+                self._choose_execution(compute)
+        return result
+
+    def _choose_execution(self, compute: Callable[[OuterGradient], object]) -> None:
+        """Go on in the execution that is fastest at ``compute``, if enough is left to do."""
+        training = self.recipe.meta_training
+        left = training.iterations - self.iteration
+        if left * min(self._call_seconds) < WORTH_CHOOSING_S:
+            return
+        tried: dict[Execution, OuterGradient] = {}
+
+        def seconds_left(executions: Sequence[Execution]) -> dict[Execution, float]:
+            for execution in executions:
+                tried.setdefault(execution, replace(self._outer_gradient, execution=execution))
+                compute(tried[execution])  # traces or compiles
+            seconds = dict.fromkeys(executions, math.inf)
+            for _ in range(MEASURED_CALLS):
+                for execution in executions:
+                    started = time.perf_counter()
+                    compute(tried[execution])
+                    seconds[execution] = min(seconds[execution], time.perf_counter() - started)
+            return {execution: left * value for execution, value in seconds.items()}
+
+        options = eager_options(self._usual, training.meta_batch, self._outer_gradient.lanes.count, self.device)
+        self._outer_gradient = tried[choose(self._usual, options, seconds_left, self.device)]
+        self._has_chosen = True
 
 
 class DivergedTraining(LambdaSearchError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.result import (
+    Compilation,
     Confirmed,
     Degradation,
     FrontPoint,
@@ -19,7 +21,7 @@ from search_service.domain.result import (
     SearchResult,
     SpeedupSplit,
 )
-from search_service.domain.search import SearchStatus, check_space_is_listable
+from search_service.domain.search import SearchStatus
 from search_service.storage import trials
 from search_service.storage.database import server_time
 from search_service.storage.tables import TrialRow
@@ -53,7 +55,7 @@ def build_result(case: Case) -> SearchResult:
         baseline=baseline,
         empty=_figures_of(case, case.empty.text, figures, None),
         full_by_steps=full_by_steps,
-        speedup_split=_split(case, fastest, figures),
+        speedup_split=_split(case, winner, figures),
         max_degradation=case.max_degradation,
         confidence=case.spec.confidence,
         method=METHOD,
@@ -65,7 +67,7 @@ def build_result(case: Case) -> SearchResult:
         search=SearchEffort(
             episodes=case.spec.episodes.validation,
             judged=sum(row.blocks > 0 for row in rows),
-            space_size=check_space_is_listable(len(case.unit_names), case.max_steps),
+            space_size=len(rows),
             survived=sorted(row.candidate for row in survived),
             qualified=sorted(row.candidate for row in qualified),
             unqualified=sorted(row.candidate for row in rows if row.state == TrialState.UNQUALIFIED),
@@ -90,7 +92,8 @@ def build_result(case: Case) -> SearchResult:
 
 
 def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None) -> PatternFigures:
-    pattern = LambdaPattern.parse(text, len(case.unit_names))
+    candidate = Candidate.parse(text, len(case.unit_names))
+    pattern = candidate.pattern
     timed = figures.get(text)
     qualities = case.qualities(Split.TEST, text)
     quality = MeanEstimate.of(qualities)
@@ -102,6 +105,7 @@ def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None)
     predictions = (timed or figures[case.baseline.text])["prediction_latency_s"]
     return PatternFigures(
         pattern=pattern.text,
+        precision=candidate.precision,
         rows=["".join("1" if bit else "0" for bit in row) for row in pattern.rows],
         units=list(case.unit_names),
         steps=pattern.steps,
@@ -118,14 +122,17 @@ def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None)
             high=high,
             upper_bound=confirmation["upper_bound"] if confirmation else (0.0 if is_baseline else None),
         ),
+        layout=timed["layout"] if timed else None,
+        multiply_adds=timed["multiply_adds"] if timed else None,
+        compilation=Compilation(**timed["compilation"]) if timed and timed["compilation"] else None,
     )
 
 
-def _split(case: Case, fastest: PatternFigures, figures: Figures) -> SpeedupSplit:
+def _split(case: Case, winner: str, figures: Figures) -> SpeedupSplit:
     """Latency ratios plain -> baseline -> full with the answer's steps -> the answer."""
-    full = LambdaPattern.full(len(case.unit_names), max(fastest.steps, 1)).text
+    full = LambdaPattern.full(len(case.unit_names), Candidate.parse(winner).pattern.steps).text
     baseline = figures[case.baseline.text]
-    speedup = figures[fastest.pattern]["speedup"]["estimate"]
+    speedup = figures[winner]["speedup"]["estimate"]
     steps = figures[full]["speedup"]["estimate"]
     return SpeedupSplit(steps=steps, rows=speedup / steps, engine=baseline["speedup_over_plain"]["estimate"])
 
@@ -144,7 +151,8 @@ def _front(case: Case, survived: list[TrialRow]) -> list[FrontPoint]:
         low, high = estimate.interval()
         chosen.append(
             FrontPoint(
-                pattern=row.candidate,
+                pattern=Candidate.parse(row.candidate).pattern.text,
+                precision=Candidate.parse(row.candidate).precision,
                 latency_s=point.latency_s,
                 speedup=row.speedup or 0.0,
                 quality=row.quality or 0.0,
@@ -189,7 +197,12 @@ def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Fig
             "Qualities are transductive (norm_statistics: query): all queries of a task must be predicted together."
         )
     if untimed := [row.candidate for row in survived if row.latency_s is None]:
-        warnings.append(f"{len(untimed)} survivors, those estimated to compute most, were not timed.")
+        reason = (
+            "slower than the others in the eager runtime, were not compiled"
+            if case.spec.runtime == "compiled"
+            else "those estimated to compute most, were not timed"
+        )
+        warnings.append(f"{len(untimed)} survivors, {reason}.")
     if not all(entry["tight"] for entry in figures.values()):
         warnings.append("Timing was noisy: its intervals are wider than 2 %; see low and high of each speedup.")
     return warnings

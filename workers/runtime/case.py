@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy.orm import Session
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import EvaluationScope, Split, TimingScope, content_key
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import NetworkSpec, Phase, SearchSpec, TaskFamily
@@ -74,15 +75,16 @@ class Case:
         return LambdaPattern.full(len(self.unit_names), steps)
 
     @property
-    def empty(self) -> LambdaPattern:
+    def empty(self) -> Candidate:
         """No adaptation."""
-        return LambdaPattern.empty(len(self.unit_names))
+        return Candidate(LambdaPattern.empty(len(self.unit_names)))
 
     @property
-    def full_by_steps(self) -> list[LambdaPattern]:
+    def full_by_steps(self) -> list[Candidate]:
         """The full pattern for one step, two, and so on, up to the baseline's or the space's most steps."""
         units = len(self.unit_names)
-        return [LambdaPattern.full(units, steps) for steps in range(1, max(self.baseline.steps, self.max_steps) + 1)]
+        most = max(self.baseline.steps, self.max_steps)
+        return [Candidate(LambdaPattern.full(units, steps)) for steps in range(1, most + 1)]
 
     @property
     def subject(self) -> ModelUnderTest:
@@ -111,9 +113,8 @@ class Case:
             norm_statistics=self.spec.norm_statistics,
         )
 
-    @property
-    def timing_scope(self) -> TimingScope:
-        """The key of this search's timings on this worker's device."""
+    def timing_scope(self, runtime: Literal["eager", "compiled"]) -> TimingScope:
+        """The key of this search's timings in a runtime on this worker's device."""
         tasks = self.spec.tasks
         return TimingScope(
             network=content_key({"network": repr(self.network)}),
@@ -124,7 +125,7 @@ class Case:
             rate=self.rate,
             norm_statistics=self.spec.norm_statistics,
             baseline=self.baseline.text,
-            runtime=self.spec.runtime,
+            runtime=runtime,
             fingerprint=content_key(self.device),
         )
 

@@ -39,6 +39,7 @@ class EvaluatorSettings:
     artifacts_url: str
     data_dir: Path | None
     lock_dir: Path
+    compile_cache: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +77,13 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
 
     from workers.adaptation.device import resolve_device
     from workers.adaptation.lanes import Lanes
+    from workers.adaptation.runtime import use_compile_cache
     from workers.runtime.artifacts import Artifacts
     from workers.runtime.host_locks import DeviceSlot
     from workers.runtime.laboratory import Laboratory
 
     torch.set_num_threads(1)
+    use_compile_cache(settings.compile_cache)
     device = resolve_device(settings.device)
     slot = DeviceSlot(settings.lock_dir, str(device), CPU_SLOTS if device.type == "cpu" else 1)
     if not slot.try_acquire():

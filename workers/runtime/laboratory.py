@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.errors import ArtifactMissing
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import TaskFamily
+from workers.adaptation.candidate_program import CandidateProgram
+from workers.adaptation.cost import multiply_adds
 from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
 from workers.adaptation.lanes import Lanes
-from workers.adaptation.model import adaptation_for, batch_tensors, episodes_at_once, metric_for
+from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
-from workers.adaptation.timing import InterleavedTiming, Samples, Subject, interleave, median_ratio
+from workers.adaptation.timing import InterleavedTiming, Samples, Subject, clock_of, interleave, median_ratio
 from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer, read_checkpoint
 from workers.runtime.artifacts import Artifacts
@@ -167,13 +170,13 @@ class Laboratory:
         for block in range(work.episodes // work.block):
             judging = JudgingWork(
                 subject=subject,
-                pattern=full.text,
+                candidates=[full.text],
                 split=Split.VALIDATION,
                 seed=recipe.meta_training.seed,
                 block=block,
                 block_size=work.block,
             )
-            qualities += self._judge(judging).qualities[-1]
+            qualities += self._judge(judging).qualities[full.text][-1]
             report(Progress(len(qualities), work.episodes, "episodes", "quality of the checkpoint"))
         estimate = MeanEstimate.of(np.asarray(qualities))
         low, high = estimate.interval()
@@ -191,10 +194,13 @@ class Laboratory:
     def _judge(self, work: JudgingWork) -> JudgingOutcome:
         episodes = self._episodes(work.subject.tasks)
         batch = episodes.draw(work.split, work.seed, work.block * work.block_size, work.block_size)
-        pattern = LambdaPattern.parse(work.pattern, len(work.subject.model.unit_names))
+        units = len(work.subject.model.unit_names)
+        candidates = [Candidate.parse(text, units) for text in work.candidates]
         judge = self._judges(work.subject)
-        qualities = judge.qualities(pattern, *batch_tensors(batch, self.device), pause=self.timing_lock.give_way)
-        return JudgingOutcome(qualities=qualities.double().T.tolist(), digest=batch.digest)
+        judged = judge.qualities(candidates, *batch_tensors(batch, self.device), pause=self.timing_lock.give_way)
+        return JudgingOutcome(
+            qualities={text: qualities.double().T.tolist() for text, qualities in judged.items()}, digest=batch.digest
+        )
 
     def _time(self, work: TimingWork, report: Report) -> TimingOutcome:
         adaptation, parameters = self._models(work.subject)
@@ -209,21 +215,25 @@ class Laboratory:
             "one_query": bench.prediction(1),
             "all_queries": bench.prediction(None),
         }
-        counted: dict[str, int] = {}
-        for text in dict.fromkeys([baseline.text, *work.patterns]):
-            report(Progress(len(counted), len(work.patterns) + 1, "patterns", f"tracing {text}"))
-            subjects[text], counted[text] = bench.pattern(LambdaPattern.parse(text, units))
+        texts = list(dict.fromkeys([baseline.text, *work.candidates]))
+        verb = "compiling" if work.runtime == "compiled" else "tracing"
+        programs: dict[str, CandidateProgram] = {}
+        for text in texts:
+            report(Progress(len(programs), len(texts), "candidates", f"{verb} {text}"))
+            programs[text] = bench.program(Candidate.parse(text, units), work.runtime)
+            subjects[text] = bench.candidate(programs[text])
 
         timing = interleave(
             subjects,
             baseline.text,
             work.limit_s,
-            lambda share: report(Progress(share, 1, "share", f"timing {len(work.patterns)} patterns")),
+            lambda share: report(Progress(share, 1, "share", f"timing {len(texts)} candidates")),
+            clock_of(self.device),
         )
         return TimingOutcome(
             figures={
-                text: {**_figures(timing, baseline.text, text), "multiply_adds": counted[text]}
-                for text in dict.fromkeys([baseline.text, *work.patterns])
+                text: {**_figures(timing, baseline.text, text), **_program_figures(program)}
+                for text, program in programs.items()
             }
         )
 
@@ -248,8 +258,7 @@ class Laboratory:
 
     def _open_judge(self, subject: ModelUnderTest) -> Judge:
         adaptation, parameters = self._models(subject)
-        at_once = episodes_at_once(subject.model, self.device)
-        return Judge(adaptation, metric_for(subject.tasks), parameters, at_once, self.lanes)
+        return Judge(adaptation, metric_for(subject.tasks), parameters, self.lanes)
 
 
 def _state_uri(trainer: MetaTrainer) -> str:
@@ -269,6 +278,17 @@ def _figures(timing: InterleavedTiming, baseline: str, text: str) -> dict[str, A
         "end_to_end_speedup": asdict(median_ratio(samples[baseline] + queries, samples[text] + queries)),
         "load": [timing.load_before, timing.load_after],
         "tight": timing.tight,
+        "ended": timing.ended,
+        "repeated": timing.repeated,
+        "disturbed": timing.disturbed,
+    }
+
+
+def _program_figures(program: CandidateProgram) -> dict[str, Any]:
+    return {
+        "layout": program.layout,
+        "multiply_adds": multiply_adds(program.module),
+        "compilation": asdict(program.compilation) if program.compilation else None,
     }
 
 

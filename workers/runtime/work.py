@@ -61,10 +61,10 @@ class CheckpointOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingWork:
-    """Judge one pattern, and with it its first 1, 2, ... steps, on a block of episodes."""
+    """Judge candidates, and with each its first 1, 2, ... steps, on a block of episodes."""
 
     subject: ModelUnderTest
-    pattern: str
+    candidates: list[str]
     split: Split
     seed: int
     block: int
@@ -73,26 +73,27 @@ class JudgingWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgingOutcome:
-    """Qualities after each step: one list of ``block_size`` numbers per step (for the empty pattern, one list)."""
+    """Per candidate, qualities after each step: one list of ``block_size`` numbers per step (without steps, one)."""
 
-    qualities: list[list[float]]
+    qualities: dict[str, list[list[float]]]
     digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingWork:
-    """Time patterns against the baseline and plain PyTorch, interleaved."""
+    """Time candidates against the baseline and plain PyTorch, interleaved."""
 
     subject: ModelUnderTest
     baseline: str
-    patterns: list[str]
+    candidates: list[str]
+    runtime: Literal["eager", "compiled"]
     seed: int
     limit_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingOutcome:
-    """Per pattern: latencies and ratios, as :class:`search_service.domain.result.PatternFigures` names them."""
+    """Per candidate: latencies and ratios, as :class:`search_service.domain.result.PatternFigures` names them."""
 
     figures: dict[str, dict[str, Any]]
 

@@ -64,6 +64,7 @@ class Worker:
                 artifacts_url=settings.artifacts_url,
                 data_dir=settings.data_dir,
                 lock_dir=settings.lock_dir,
+                compile_cache=settings.compile_cache,
             )
         )
         self._stopping = threading.Event()

@@ -183,15 +183,15 @@ def _latency_limits(result: SearchResult) -> tuple[float, float]:
 def _name_points(axes: Axes, result: SearchResult, full: list[PatternFigures]) -> None:
     fastest = result.fastest
     for figures in full:
-        if figures.pattern != fastest.pattern:
+        if figures.candidate != fastest.candidate:
             _name(axes, figures, f"full@{figures.steps}", (0, -19), FULL, centred=True)
     _name(axes, result.baseline, f"baseline\n{result.baseline.pattern}", (0, 12), FULL, centred=True)
-    _name(axes, fastest, fastest.pattern, (13, -17), ANSWER, bold=True)
-    already = {figures.pattern for figures in [fastest, result.baseline, *full]}
-    unnamed = [point for point in result.front if point.pattern not in already]
+    _name(axes, fastest, fastest.candidate, (13, -17), ANSWER, bold=True)
+    already = {figures.candidate for figures in [fastest, result.baseline, *full]}
+    unnamed = [point for point in result.front if point.candidate not in already]
     for point in sorted(unnamed, key=lambda point: point.degradation)[:LABELLED_FRONT]:
         axes.annotate(
-            point.pattern,
+            point.candidate,
             (point.latency_s * 1e3, _height(result, point)),
             (-4, 4),  # up and to the left of a point of the front there is none
             textcoords="offset points",

@@ -23,6 +23,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import SearchSpec, SearchStatus
 from search_service.storage import checkpoints, codec, searches, trials
@@ -36,6 +37,7 @@ OBJECTIVE = "latency (s)"
 DEGRADATION = "degradation"
 CERTIFICATE = "certificate"
 TRIAL_NUMBER = "trial_number"
+PRECISIONS = CategoricalDistribution([precision.value for precision in Precision])
 
 MAX_ROW_CHOICES = 256
 """Above this many rows parameter ``row`` is the row read as a binary number: every trial stores the list of choices."""
@@ -232,7 +234,8 @@ def _shown_numbers(session: Session, study: optuna.Study, numbers: Sequence[int]
 
 def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
     """A trial as Optuna shows it."""
-    pattern = LambdaPattern.parse(row.candidate, units=len(subject.unit_names))
+    candidate = Candidate.parse(row.candidate, units=len(subject.unit_names))
+    pattern = candidate.pattern
     first_row = pattern.first_steps(1).text
     rows = subject.row_distribution
     constraints = _constraints(row, subject.max_degradation)
@@ -242,8 +245,13 @@ def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
         params={
             "row": first_row if isinstance(rows, CategoricalDistribution) else int(first_row, base=2),
             "steps": pattern.steps,
+            **({"precision": candidate.precision.value} if subject.spec.may_lower_precision else {}),
         },
-        distributions={"row": rows, "steps": IntDistribution(1, max(subject.max_steps, pattern.steps))},
+        distributions={
+            "row": rows,
+            "steps": IntDistribution(1, max(subject.max_steps, pattern.steps)),
+            **({"precision": PRECISIONS} if subject.spec.may_lower_precision else {}),
+        },
         user_attrs=_user_attributes(row, pattern, subject),
         # optuna-dashboard 0.21 reads the attribute of Optuna before version 5.
         system_attrs={"constraints": list(constraints.values())} if constraints else {},
@@ -324,14 +332,14 @@ def _complete_study(storage: RDBStorage, study: optuna.Study, search: SearchRow)
     if search.status != SearchStatus.SUCCEEDED:
         return
     answer = searches.result(search).fastest
-    study.set_user_attr("answer", answer.pattern)
+    study.set_user_attr("answer", answer.candidate)
     figures = [
         ("speedup", answer.speedup),
         ("speedup_over_plain", answer.speedup_over_plain),
         ("end_to_end_speedup", answer.end_to_end_speedup),
     ]
     lines = [
-        f"## Fastest pattern under the threshold: `{answer.pattern}`",
+        f"## Fastest pattern under the threshold: `{answer.candidate}`",
         "",
         "| figure | estimate | low | high |",
         "|---|---|---|---|",

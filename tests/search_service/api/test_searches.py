@@ -15,6 +15,10 @@ from search_service.storage.trials import TrialState
 
 FIGURES = {
     "pattern": "00111@2",
+    "precision": "float32",
+    "layout": "channels_last",
+    "multiply_adds": 53_000_000,
+    "compilation": {"seconds": 12.5, "from_cache": False, "backend": "inductor"},
     "rows": ["00111", "00111"],
     "units": ["conv1", "conv2", "conv3", "conv4", "head"],
     "steps": 2,

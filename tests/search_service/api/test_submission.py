@@ -211,6 +211,29 @@ def test_every_worker_of_the_device_must_have_the_dataset(
     assert_refused(refused, "tasks.family", "worker on there cannot draw omniglot: it is not on this machine")
 
 
+def test_every_worker_of_the_device_must_have_a_compiler(
+    bare_client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    def announce(host: str, compiler: str | None) -> None:
+        with database.session() as session:
+            workers.announce(
+                session,
+                uuid4(),
+                host=host,
+                pid=2,
+                device="cpu",
+                fingerprint={"compiler": compiler},
+                families={"glyphs": None},
+            )
+
+    compiled = merged(spec, {"runtime": "compiled"})
+    announce("here", "g++ 12")
+    assert bare_client.post("/v1/searches", json=compiled).status_code == 202
+    announce("there", None)
+    assert_refused(bare_client.post("/v1/searches", json=compiled), "runtime", "worker on there cannot compile")
+    assert bare_client.post("/v1/searches", json=merged(spec, {"runtime": "eager"})).status_code == 202
+
+
 def test_many_at_once_never_admit_more_than_may_run(
     client: TestClient, database: Database, spec: dict[str, Any]
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_spec_survives_its_json(document: dict[str, Any]) -> None:
         (SINUSOID, "model.hidden", [], "number of layers"),
         (SINUSOID, "model.hidden", [0], "width"),
         (SINUSOID, "model.network", "conv4", "conv4 needs images"),
+        (RUNNABLE, "meta_training.outer_loss", "first_step", "must be 'last_step' or 'every_step'"),
         (RUNNABLE, "meta_training.inner_steps", 21, "1 to 20"),
         (RUNNABLE, "meta_training.inner_rate", 0, "above 0"),
         (RUNNABLE, "meta_training.outer_rate", float("nan"), "above 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from search_service.domain.errors import UnsupportedNetwork
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import (
     Adaptation,
     AdaptedState,
+    NormStatistics,
     Parameters,
     adapt,
     inner_step,
@@ -22,7 +23,7 @@ from workers.adaptation.inner_loop import (
     predict,
     support_statistics,
 )
-from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
+from workers.adaptation.plain import AnyBatchNorm, adapt_plain, adapt_skipping, plain_network
 
 Make = Callable[..., Adaptation]
 MakeEpisodes = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -151,7 +152,7 @@ def test_plain_pytorch_adapts_alike(
             assert_close(adapted(qx), predict(adaptation, state, qx))
         return
     sizes = _examples_per_statistic(adaptation, x)
-    norms = {name: module for name, module in adapted.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    norms = {name: module for name, module in adapted.named_modules() if isinstance(module, AnyBatchNorm)}
     assert norms.keys() == state.statistics.keys()
     for name, norm in norms.items():
         mean, inverse_std = state.statistics[name]
@@ -331,16 +332,51 @@ class Normalised(nn.Sequential):
         super().__init__(nn.Linear(4, 4), norm, nn.Linear(4, 3))
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)])
-def test_batch_normalisation_of_pytorch_is_refused_by_name(norm: nn.Module) -> None:
-    with pytest.raises(UnsupportedNetwork, match=r"1 is BatchNorm1d.*EpisodeNorm"):
-        Adaptation.of(Normalised(norm), nn.functional.cross_entropy, 0.1)
+def batches() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(2)
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm1d(4).eval(), nn.LayerNorm(4)])
-def test_normalisation_that_ignores_the_batch_adapts(norm: nn.Module) -> None:
+@pytest.mark.parametrize("norm_statistics", ["support", "query", "running"])
+def test_the_mode_of_batch_normalisation_decides_nothing_and_what_replaced_it_is_told(
+    norm_statistics: NormStatistics, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y = batches()
+    network = Normalised(nn.BatchNorm1d(4, momentum=None))
+    network(3 * x + 1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    predictions = []
+    for mode in (True, False):
+        with caplog.at_level("INFO", logger="workers.adaptation.inner_loop"):
+            adaptation = Adaptation.of(network.train(mode), nn.functional.cross_entropy, 0.1, norm_statistics)
+        assert adaptation.replaced_norms == ("1",)
+        assert f"Normalised: 1 now normalise by {norm_statistics} statistics" in caplog.text
+        assert adaptation.parameters().keys() == dict(network.named_parameters()).keys()
+        state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(3, 2), x, y)
+        predictions.append(predict(adaptation, state, x[:2]))
+        assert bool(state.statistics) == (norm_statistics == "support")
+    assert torch.equal(*predictions)
+    assert isinstance(network[1], nn.BatchNorm1d)
+    assert_same_parameters(dict(network.state_dict()), before, 0)
+
+
+def test_statistics_of_the_support_set_the_batch_and_the_past_differ() -> None:
+    x, y = batches()
+    network = Normalised(nn.BatchNorm1d(4))
+    network(3 * x + 1)
+    answers = []
+    for norm_statistics in ("support", "query", "running"):
+        adaptation = Adaptation.of(network, nn.functional.cross_entropy, 0.1, norm_statistics)
+        state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(3, 1), x, y)
+        answers.append(predict(adaptation, state, x[:2] + 1))
+    assert all(float((left - right).abs().max()) > 1e-2 for left, right in combinations(answers, 2))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(4), nn.GroupNorm(2, 4)])
+def test_a_network_without_state_is_adapted_as_it_is(norm: nn.Module) -> None:
     network = Normalised(norm)
     adaptation = Adaptation.of(network, nn.functional.cross_entropy, 0.1)
-    x, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(2)
+    assert adaptation.network is network
+    assert adaptation.replaced_norms == ()
+    x, y = batches()
     state = adapt(adaptation, adaptation.parameters(), LambdaPattern.full(3, 2), x, y)
     assert_close(predict(adaptation, state, x)[:2], predict(adaptation, state, x[:2]), 1e-6)

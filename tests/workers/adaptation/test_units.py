@@ -99,3 +99,13 @@ def test_something_else_called_units_is_no_declaration(value: object) -> None:
 def test_every_network_of_ours_covers_its_parameters(network: nn.Module) -> None:
     listed = [name for names in units_of(network).values() for name in names]
     assert listed == [name for name, _ in network.named_parameters()]
+
+
+def test_parameters_that_are_not_there_yet_are_refused() -> None:
+    network = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    with pytest.raises(
+        UnsupportedNetwork, match=r"Sequential: parameters without a shape yet: 0\.weight, 0\.bias; run"
+    ):
+        units_of(network)
+    network(torch.zeros(1, 3))
+    assert list(units_of(network)) == ["0", "1"]

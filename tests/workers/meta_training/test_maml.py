@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from search_service.domain.lambda_pattern import LambdaPattern
+from workers.adaptation.device import compiler
 from workers.adaptation.inner_loop import Adaptation, NormStatistics, classification_loss, regression_loss
 from workers.adaptation.lanes import Lanes
 from workers.adaptation.networks import MLP, Conv4
+from workers.meta_training.execution import Execution
 from workers.meta_training.maml import OuterGradient
 
 TASKS = 3
@@ -208,8 +211,63 @@ def test_neither_lanes_nor_batching_change_the_gradient(lanes: int, tasks_at_onc
     tasks = [torch.randn(5, examples, 1, dtype=torch.float64) for examples in (4, 4, 7, 7)]
     full = LambdaPattern.full(2, 2)
     one_by_one, loss = OuterGradient(adaptation, full)(adaptation.parameters(), *tasks)
-    together = OuterGradient(adaptation, full, Lanes(lanes), tasks_at_once)
+    together = OuterGradient(adaptation, full, Lanes(lanes), Execution(tasks_at_once))
     gradient, same_loss = together(adaptation.parameters(), *tasks)
     assert same_loss == pytest.approx(loss, rel=1e-12)
     for name, value in one_by_one.items():
         torch.testing.assert_close(gradient[name], value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("kind", "order"), [("mlp", "second"), ("conv4", "first")])
+def test_the_loss_of_every_step_is_the_weighted_sum_of_the_losses_of_shorter_adaptations(kind: str, order: str) -> None:
+    adaptation, _, tasks = problem(kind, "support", order)
+    weights = torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64)
+    units, parameters = len(adaptation.units), adaptation.parameters()
+    every, every_loss = OuterGradient(adaptation, LambdaPattern.full(units, 3))(parameters, *tasks, weights)
+    by_steps = [OuterGradient(adaptation, LambdaPattern.full(units, steps))(parameters, *tasks) for steps in (1, 2, 3)]
+    assert every_loss == pytest.approx(
+        sum(float(weight) * loss for weight, (_, loss) in zip(weights, by_steps, strict=True)), rel=1e-10
+    )
+    for name in parameters:
+        expected = sum(
+            (weight * gradient[name] for weight, (gradient, _) in zip(weights, by_steps, strict=True)),
+            torch.zeros_like(parameters[name]),
+        )
+        torch.testing.assert_close(every[name], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_weights_are_data() -> None:
+    adaptation, _, tasks = problem("mlp", "support", "second")
+    outer = OuterGradient(adaptation, LambdaPattern.full(3, 2), execution=Execution(2))
+    parameters = adaptation.parameters()
+    losses = [
+        outer(parameters, *(tensor[:2] for tensor in tasks), torch.tensor(weights, dtype=torch.float64))[1]
+        for weights in ([1.0, 0.0], [0.0, 1.0], [0.5, 0.5])
+    ]
+    assert len(outer._programs) == 1
+    assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2)
+    assert losses[0] != pytest.approx(losses[1])
+
+
+def test_a_weight_for_every_step_is_asked_for() -> None:
+    adaptation, _, tasks = problem("mlp", "support", "second")
+    outer = OuterGradient(adaptation, LambdaPattern.full(3, 2))
+    with pytest.raises(ValueError, match=r"weights of shape \(3,\) for 2 inner steps"):
+        outer(adaptation.parameters(), *tasks, torch.ones(3))
+
+
+@pytest.mark.skipif(compiler(torch.device("cpu")) is None, reason="no C++ compiler")
+def test_compiling_does_not_change_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    adaptation = Adaptation.of(MLP((2,), 1, ()).double(), regression_loss, 0.05)
+    tasks = [
+        torch.randn(7, examples, width, dtype=torch.float64) for examples, width in ((4, 2), (4, 1), (7, 2), (7, 1))
+    ]
+    eager, loss = OuterGradient(adaptation, LambdaPattern.full(1, 1))(adaptation.parameters(), *tasks)
+    compiled = OuterGradient(adaptation, LambdaPattern.full(1, 1), Lanes(2), Execution(1, "compiled"))
+    for _ in range(3):  # one program in both lanes at once
+        gradient, same_loss = compiled(adaptation.parameters(), *tasks)
+        assert same_loss == pytest.approx(loss, rel=1e-12)
+        for name, value in eager.items():
+            torch.testing.assert_close(gradient[name], value, rtol=1e-10, atol=1e-12)

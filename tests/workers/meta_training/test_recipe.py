@@ -35,6 +35,7 @@ CHANGES: list[tuple[Recipe, str, str, Any]] = [
     (CONV4, "model", "pooling", "stride"),
     (MLP, "model", "hidden", (40, 41)),
     (CONV4, "meta_training", "order", "second"),
+    (CONV4, "meta_training", "outer_loss", "every_step"),
     (CONV4, "meta_training", "inner_steps", 4),
     (CONV4, "meta_training", "inner_rate", 0.2),
     (CONV4, "meta_training", "outer_rate", 0.002),

@@ -16,6 +16,8 @@ from search_service.domain.evaluation import Split
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from workers.adaptation.episodes import EpisodeBatch, Episodes, open_task_family
 from workers.adaptation.model import batch_tensors
+from workers.meta_training import trainer as trainer_module
+from workers.meta_training.execution import Execution
 from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import DivergedTraining, MetaTrainer, read_checkpoint
 
@@ -53,7 +55,12 @@ def assert_bit_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    [SINUSOID, varied(SINUSOID, schedule="constant", order="second"), GLYPHS],
+    [
+        SINUSOID,
+        varied(SINUSOID, schedule="constant", order="second"),
+        varied(SINUSOID, outer_loss="every_step"),
+        GLYPHS,
+    ],
 )
 def test_slices_in_new_trainers_give_the_unbroken_parameters(recipe: Recipe) -> None:
     unbroken = trainer_of(recipe)
@@ -171,6 +178,74 @@ def test_a_divergence_stops_training_with_advice() -> None:
     with pytest.raises(DivergedTraining, match=r"lower meta_training\.inner_rate \(now 100\.0\)"):
         trainer.run(seconds=600)
     assert not trainer.is_finished
+
+
+def test_the_losses_of_all_steps_count_until_their_weights_are_gone() -> None:
+    of_all, of_the_last = (
+        trainer_of(varied(SINUSOID, outer_loss=outer_loss, iterations=15)) for outer_loss in ("every_step", "last_step")
+    )
+    for trainer in (of_all, of_the_last):
+        trainer.run(0)
+        trainer.run(0)
+    assert not torch.equal(of_all.parameters["head.weight"], of_the_last.parameters["head.weight"])
+    for name, value in of_the_last.parameters.items():  # and from iteration 2 of 15 on, the last loss alone
+        of_all.parameters[name].copy_(value)
+    unseen = batch_tensors(of_all.episodes.draw(Split.VALIDATION, 0, 0, 3), CPU)
+    left, right = (trainer._gradient(unseen) for trainer in (of_all, of_the_last))
+    assert_bit_equal(left[0], right[0])
+    assert left[1] == right[1]
+
+
+def test_with_one_step_all_losses_are_the_last() -> None:
+    every, last = (
+        trainer_of(varied(SINUSOID, inner_steps=1, outer_loss=outer_loss)) for outer_loss in ("every_step", "last_step")
+    )
+    for trainer in (every, last):
+        trainer.run(seconds=600)
+    assert_bit_equal(every.parameters, last.parameters)
+
+
+@pytest.fixture
+def choosing(monkeypatch: pytest.MonkeyPatch) -> Execution:
+    """Trainings try executions at once, however short they are, and this one is the fastest."""
+    fastest = Execution(1)
+
+    def choose(usual: Execution, options: list[Execution], seconds_left: Any, device: torch.device) -> Execution:
+        assert all(seconds > 0 for seconds in seconds_left([*options, fastest]).values())
+        return fastest
+
+    monkeypatch.setattr(trainer_module, "choose", choose)
+    monkeypatch.setattr(trainer_module, "ITERATIONS_BEFORE_CHOOSING", 2)
+    monkeypatch.setattr(trainer_module, "WORTH_CHOOSING_S", 0.0)
+    return fastest
+
+
+def test_a_chosen_execution_changes_roundings_at_most_and_goes_with_the_state(choosing: Execution) -> None:
+    recipe = varied(SINUSOID, iterations=6, meta_batch=5)
+    trainer = trainer_of(recipe)
+    for _ in range(4):
+        trainer.run(0)
+    assert trainer._outer_gradient.execution == choosing
+    resumed = trainer_of(recipe)
+    resumed.restore(trainer.state())
+    assert resumed._outer_gradient.execution == choosing
+    for each in (trainer, resumed):
+        each.run(seconds=600)
+    assert_bit_equal(trainer.parameters, resumed.parameters)
+
+    usual = trainer_of(recipe)
+    usual._has_chosen = True
+    usual.run(seconds=600)
+    assert usual._outer_gradient.execution != choosing
+    for name, value in usual.parameters.items():
+        torch.testing.assert_close(trainer.parameters[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_short_training_tries_nothing(choosing: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "WORTH_CHOOSING_S", math.inf)
+    trainer = trainer_of(varied(SINUSOID, iterations=4))
+    trainer.run(seconds=600)
+    assert trainer._outer_gradient.execution == trainer._usual
 
 
 class Poisoned:

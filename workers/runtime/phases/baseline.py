@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from search_service.domain.candidate import Candidate, constant_row_candidates
 from search_service.domain.evaluation import Split
-from search_service.domain.lambda_pattern import constant_row_patterns
 from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow
 from workers.runtime.case import Case
@@ -58,10 +58,14 @@ def _set_threshold(case: Case) -> None:
 
 
 def _list_trials(case: Case) -> None:
-    """One trial per candidate; those of one row are judged together."""
-    candidates = constant_row_patterns(len(case.unit_names), case.max_steps)
+    """One trial per candidate; those of one row and precision are judged together."""
+    lowered = case.spec.may_lower_precision and bool(case.device.get("fast_bfloat16"))
+    candidates = constant_row_candidates(len(case.unit_names), case.max_steps, lowered)
     trials.add_many(
         case.session,
         case.row.id,
-        ((pattern.text, pattern.first_steps(1).text) for pattern in candidates),
+        (
+            (candidate.text, Candidate(candidate.pattern.first_steps(1), candidate.precision).text)
+            for candidate in candidates
+        ),
     )

@@ -6,8 +6,8 @@ round the next candidate. The round's last token to end decides.
 
 from __future__ import annotations
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
-from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
@@ -46,7 +46,7 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     """The round's patterns on the token's block."""
     block = token.no % case.blocks(Split.TEST)
     tested = _in_test(case)
-    runs = [case.full_by_steps, [case.empty]] if tested is None else [[LambdaPattern.parse(tested.candidate)]]
+    runs = [case.full_by_steps, [case.empty]] if tested is None else [[Candidate.parse(tested.candidate)]]
     return judged_run.batch_for(case, runs[token.step], Split.TEST, block) if token.step < len(runs) else None
 
 

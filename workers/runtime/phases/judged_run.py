@@ -1,4 +1,4 @@
-"""A run: one pattern judged on one block, which also yields the patterns of its first 1, 2, ... steps.
+"""A run: one candidate judged on one block, which also yields the candidates of its first 1, 2, ... steps.
 
 Shared by every phase that judges. Evaluations that are stored already, by this search or another, are not computed.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
-from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import Phase
 from search_service.storage import evaluations, tokens
 from workers.runtime.case import Case
@@ -18,12 +18,12 @@ from workers.runtime.work import JudgingOutcome, JudgingWork, Outcome
 from workers.search.statistics import Qualities
 
 
-def batch_for(case: Case, patterns: Iterable[LambdaPattern], split: Split, block: int) -> Batch:
-    """The batch that judges patterns which are all first steps of the longest one."""
-    wanted = list(patterns)
-    longest = max(wanted, key=lambda pattern: pattern.steps)
+def batch_for(case: Case, candidates: Iterable[Candidate], split: Split, block: int) -> Batch:
+    """The batch that judges candidates which are all first steps of the longest one, in its precision."""
+    wanted = list(candidates)
+    longest = max(wanted, key=lambda candidate: candidate.pattern.steps)
     key = evaluations.ensure_scope(case.session, case.scope(split))
-    texts = [pattern.text for pattern in wanted]
+    texts = [candidate.text for candidate in wanted]
     stored = evaluations.block(case.session, key, texts, block)
     return {
         "run": longest.text,
@@ -40,7 +40,7 @@ def work_for(case: Case, batch: Batch) -> JudgingWork | None:
         return None
     return JudgingWork(
         subject=case.subject,
-        pattern=batch["run"],
+        candidates=[batch["run"]],
         split=Split(batch["split"]),
         seed=case.spec.seed,
         block=batch["block"],
@@ -50,27 +50,28 @@ def work_for(case: Case, batch: Batch) -> JudgingWork | None:
 
 def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
     """Store the qualities of a batch and count the effort."""
-    candidates = [LambdaPattern.parse(text) for text in batch["candidates"]]
+    candidates = [Candidate.parse(text) for text in batch["candidates"]]
     size = case.spec.episodes.block
     if outcome is None:
         if case.phase != Phase.SEARCH:
             case.add_effort(reused_evaluations=len(candidates))
         else:  # full patterns were judged by this very search, in its baseline phase
-            own = {pattern.text for pattern in case.full_by_steps}
-            case.add_effort(reused_evaluations=sum(pattern.text not in own for pattern in candidates))
+            own = set(case.full_by_steps)
+            case.add_effort(reused_evaluations=sum(candidate not in own for candidate in candidates))
         return
     assert isinstance(outcome, JudgingOutcome)
     case.add_effort(episode_adaptations=size * len(candidates))
     key = case.scope(Split(batch["split"])).key
     evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
+    by_step = outcome.qualities[batch["run"]]
     evaluations.put_block(
         case.session,
         key,
         batch["block"],
-        {pattern.text: outcome.qualities[max(pattern.steps, 1) - 1] for pattern in candidates},
+        {candidate.text: by_step[max(candidate.pattern.steps, 1) - 1] for candidate in candidates},
         case.device,
     )
-    case.add_effort(image_passes=size * _image_passes(case, LambdaPattern.parse(batch["run"]).steps))
+    case.add_effort(image_passes=size * _image_passes(case, Candidate.parse(batch["run"]).pattern.steps))
 
 
 def baseline_qualities(case: Case, split: Split) -> Qualities:

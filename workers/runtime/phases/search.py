@@ -6,8 +6,8 @@ only, so any number of workers finds the same survivors with the same evaluation
 
 from __future__ import annotations
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
-from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow
 from search_service.storage.trials import TrialState
@@ -37,8 +37,8 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     rows = held or trials.take_group(case.session, case.row.id, token.no)
     if not rows:
         return None
-    patterns = [LambdaPattern.parse(row.candidate) for row in rows]
-    return judged_run.batch_for(case, patterns, Split.VALIDATION, rows[0].blocks)
+    candidates = [Candidate.parse(row.candidate) for row in rows]
+    return judged_run.batch_for(case, candidates, Split.VALIDATION, rows[0].blocks)
 
 
 def work(case: Case, batch: Batch) -> Work | None:

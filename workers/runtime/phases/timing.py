@@ -1,7 +1,14 @@
-"""Timing: survivors and the full pattern of every step count, interleaved in one process, the host to themselves."""
+"""Timing: survivors and the full pattern of every step count, interleaved in one process, the host to themselves.
+
+Everything is timed eagerly first. Where the search is for the runtime ``compiled``, those that were fastest are then
+compiled and timed again, in a run of their own: compiling takes seconds to minutes for each.
+"""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from search_service.domain.candidate import Candidate
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.storage import timings, tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
@@ -11,9 +18,11 @@ from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, TimingOutcome, TimingWork, Work
 
 LIMIT_SECONDS = 20.0
-"""Seconds of rounds in one timing run; tracing comes on top."""
+"""Seconds of rounds in one timing run; tracing and compiling come on top."""
 MAX_TIMED = 160
 """Survivors that are timed: those estimated to compute least, where there are more."""
+FINALISTS = 8
+"""Survivors that are compiled: the fastest in the eager runtime."""
 
 
 def plan(case: Case) -> int:
@@ -25,17 +34,22 @@ def plan(case: Case) -> int:
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
-    """The full pattern of every step count, and the survivors."""
-    if token.step:
+    """Step 0 times eagerly; step 1, where the search is for it, in the runtime ``compiled``."""
+    runtimes: list[Literal["eager", "compiled"]] = ["eager"]
+    if case.spec.runtime == "compiled":
+        runtimes.append("compiled")
+    if token.step >= len(runtimes):
         return None
-    survivors = [LambdaPattern.parse(row.candidate) for row in _survivors(case)]
-    chosen = sorted(survivors, key=_work_estimate)[:MAX_TIMED]
-    texts = list(dict.fromkeys(pattern.text for pattern in [*case.full_by_steps, *chosen]))
-    scope = case.timing_scope
-    known = timings.get(case.session, scope.key, texts)
+    runtime = runtimes[token.step]
+    texts = _finalists(case) if runtime == "compiled" else _survivors_and_full(case)
+    known = timings.get(case.session, case.timing_scope(runtime).key, texts)
     # Ratios hold within one run only, and a disturbed run is not worth keeping.
     reusable = len(known) == len(texts) and len({entry["run"] for entry in known.values()}) == 1
-    return {"candidates": texts, "known": reusable and all(entry["tight"] for entry in known.values())}
+    return {
+        "runtime": runtime,
+        "candidates": texts,
+        "known": reusable and all(entry["tight"] for entry in known.values()),
+    }
 
 
 def work(case: Case, batch: Batch) -> Work | None:
@@ -45,15 +59,16 @@ def work(case: Case, batch: Batch) -> Work | None:
     return TimingWork(
         subject=case.subject,
         baseline=case.baseline.text,
-        patterns=batch["candidates"],
+        candidates=batch["candidates"],
+        runtime=batch["runtime"],
         seed=case.spec.seed,
         limit_s=LIMIT_SECONDS,
     )
 
 
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
-    """Store the figures, and each survivor's latency."""
-    scope = case.timing_scope
+    """Store the figures, and each survivor's latency; the compiled run's replace the eager run's."""
+    scope = case.timing_scope(batch["runtime"])
     if isinstance(outcome, TimingOutcome):
         stamp = {"device": case.device, "run": f"{case.row.id}/{token.claim_no}"}
         figures = {text: {**entry, **stamp} for text, entry in outcome.figures.items()}
@@ -62,17 +77,34 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
         figures = timings.get(case.session, scope.key, batch["candidates"])
     case.row.timings = figures
     for trial in _survivors(case):
-        if trial.candidate in figures:
-            trial.latency_s = figures[trial.candidate]["latency_s"]["median"]
-            trial.speedup = figures[trial.candidate]["speedup"]["estimate"]
-            trial.mirrored = False
+        figure = figures.get(trial.candidate)
+        trial.latency_s = figure["latency_s"]["median"] if figure else None
+        trial.speedup = figure["speedup"]["estimate"] if figure else None
+        trial.mirrored = False
+
+
+def _survivors_and_full(case: Case) -> list[str]:
+    survivors = [Candidate.parse(row.candidate) for row in _survivors(case)]
+    chosen = sorted(survivors, key=_work_estimate)[:MAX_TIMED]
+    full = [pattern.text for pattern in case.full_by_steps]
+    return list(dict.fromkeys([*full, *(candidate.text for candidate in chosen)]))
+
+
+def _finalists(case: Case) -> list[str]:
+    """The survivors that were fastest eagerly, the baseline, and the full pattern for as many steps as any of them."""
+    timed = [row for row in _survivors(case) if row.latency_s is not None]
+    fastest = sorted(timed, key=lambda row: (row.latency_s or 0.0, row.candidate))[:FINALISTS]
+    steps = sorted({Candidate.parse(row.candidate).pattern.steps for row in fastest})
+    full = [LambdaPattern.full(len(case.unit_names), count).text for count in steps]
+    return list(dict.fromkeys([case.baseline.text, *full, *(row.candidate for row in fastest)]))
 
 
 def _survivors(case: Case) -> list[TrialRow]:
     return list(trials.of_search(case.session, case.row.id, [TrialState.SURVIVED]))
 
 
-def _work_estimate(pattern: LambdaPattern) -> tuple[int, int, str]:
-    """Grows with what a pattern computes: passes above the frozen prefix, then gradients taken."""
+def _work_estimate(candidate: Candidate) -> tuple[int, int, str]:
+    """Grows with what a candidate computes: passes above the frozen prefix, then gradients taken."""
+    pattern = candidate.pattern
     lowest = pattern.lowest_active_unit or 0
-    return ((pattern.units - lowest) * pattern.steps, sum(map(sum, pattern.rows)), pattern.text)
+    return ((pattern.units - lowest) * pattern.steps, sum(map(sum, pattern.rows)), candidate.text)
