@@ -9,7 +9,6 @@ random, and latency is counted in processor time, which on one thread is latency
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -35,6 +34,7 @@ from workers.adaptation.latency_model import (
     prediction_error,
     program_seconds,
 )
+from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.networks import Conv4
 from workers.adaptation.runtime import use_compile_cache
 from workers.adaptation.timing import Clock, InterleavedTiming, Subject, interleave
@@ -49,8 +49,6 @@ COMPILED = ("00001", "00010", "00011", "00100", "00111", "00001@2", "00010@2", "
 LIMIT_S = 30.0
 """Of the timing in each runtime."""
 MIN_ROUNDS = 12
-KEPT_BYTES = 2**30
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt's settings, in glibc's malloc.h
 CPU = torch.device("cpu")
 
 
@@ -58,7 +56,7 @@ def measure() -> dict[str, Any]:
     """Machine, one row per pattern and runtime, the models, and the checks."""
     torch.set_num_threads(1)
     exact_float32()
-    _keep_freed_memory()
+    keep_freed_memory()  # else the latency of a program hangs on where on the heap its results happen to lie
     use_compile_cache(Settings().compile_cache)
     lap = _Laps()
     programs = _programs()
@@ -105,18 +103,6 @@ def measure() -> dict[str, Any]:
         "models": {"eager": eager.to_json(), "compiled": compiled.to_json()},
         "checks": [*_checks("eager", eager_error), *_checks("compiled", compiled.error)],
     }
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep freed memory instead of giving it back and fetching it anew, page by page.
-
-    It does so or not depending on where on the heap a program's last result happens to lie: the same program took 14 ms
-    in one process and 18 ms, with 2,600 page faults, in the next.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
-        library.mallopt(_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 class _ProcessorTime(Clock):

@@ -92,13 +92,14 @@ def with_torchopt(adaptation: Adaptation, steps: int) -> tuple[Gradient, list[Te
         with _gradient_of(network) as mean:
             initial = torchopt.extract_state_dict(network, by="reference", detach_buffers=True)
             initial_inner = torchopt.extract_state_dict(inner, by="reference")
+            losses = []
             for support_x, support_y, query_x, query_y in zip(*tasks, strict=True):
                 for _ in range(steps):
                     inner.step(adaptation.loss(network(support_x), support_y))
-                # Backward task by task: its example keeps all tasks until one backward, which is no faster.
-                (adaptation.loss(network(query_x), query_y) / len(tasks[0])).backward()  # type: ignore[no-untyped-call]
+                losses.append(adaptation.loss(network(query_x), query_y))
                 torchopt.recover_state_dict(network, initial)
                 torchopt.recover_state_dict(inner, initial_inner)
+            torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         return mean
 
     return gradient, list(network.parameters())

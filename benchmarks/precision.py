@@ -25,6 +25,7 @@ from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import open_task_family
 from workers.adaptation.judging import Judge
 from workers.adaptation.lanes import Lanes
+from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.runtime import use_compile_cache
 from workers.meta_training.recipe import Recipe
@@ -47,6 +48,7 @@ LARGEST_DEGRADATION = 0.001
 
 def measure(progress: Progress) -> dict[str, Any]:
     """Machine, one row per pattern, and the check."""
+    keeps_memory = keep_freed_memory()
     torch.set_num_threads(1)
     exact_float32()
     settings = Settings()
@@ -92,7 +94,12 @@ def measure(progress: Progress) -> dict[str, Any]:
             )
     largest = max(row["degradation"] for row in rows)
     return {
-        "machine": {**fingerprint(device), "episodes": EPISODES, "iterations": RECIPE.meta_training.iterations},
+        "machine": {
+            **fingerprint(device),
+            "keeps_freed_memory": keeps_memory,
+            "episodes": EPISODES,
+            "iterations": RECIPE.meta_training.iterations,
+        },
         "rows": rows,
         "checks": [at_most("largest mean degradation of a bfloat16 prefix", largest, LARGEST_DEGRADATION)],
     }

@@ -1,9 +1,8 @@
 """The inner loop as pure functions: parameters, pattern and support set in, adapted state out.
 
-Two forms of the same adaptation. The *pruned* form takes gradients of the active units only, and is what a pattern
-costs in use. The *masked* form takes gradients of everything from the lowest active unit up and lets a mask, which is
-data, decide what moves: one program judges every pattern with that lowest unit. Both are written for any ``nn.Module``
-(see ``workers.adaptation.forward``); nothing here mutates a network.
+Written for any ``nn.Module`` (see ``workers.adaptation.forward``); nothing here mutates a network. A step takes
+gradients of the active units only, which is what a pattern costs in use; ``workers.adaptation.shared_runs`` judges many
+patterns at once by the same functions.
 
 Notation: P parameters by name, U units, S inner steps, N support and M query examples.
 """
@@ -127,46 +126,12 @@ def support_gradient(
 def inner_step(
     adaptation: Adaptation, parameters: Parameters, row: Sequence[bool], support_x: Tensor, support_y: Tensor
 ) -> Parameters:
-    """One gradient step of the units that ``row`` names; the pruned form.
+    """One gradient step of the units that ``row`` names.
 
     Returns all parameters; those of frozen units are the same objects. (Khabarlak, arXiv 2206.05930, section 3.)
     """
     gradient = support_gradient(adaptation, parameters, adaptation.names_of(row), support_x, support_y)
     return {**parameters, **{name: _moved(adaptation, parameters[name], value) for name, value in gradient.items()}}
-
-
-def masked_inner_step(
-    adaptation: Adaptation,
-    parameters: Parameters,
-    mask: Tensor,
-    lowest_unit: int,
-    support_x: Tensor,
-    support_y: Tensor,
-) -> Parameters:
-    """One gradient step in which ``mask`` decides what moves; the masked form.
-
-    Differentiates by every unit from ``lowest_unit`` up and selects with ``where``: a product with zero would turn an
-    infinite gradient into NaN.
-
-    Args:
-        adaptation: how the network adapts.
-        parameters: all P parameters.
-        mask: ``U``-dim boolean tensor, false below ``lowest_unit``.
-        lowest_unit: index of the lowest unit that the mask may move.
-        support_x: ``N x ...``-dim tensor.
-        support_y: ``N``-dim labels or ``N x outputs``-dim targets.
-    """
-    moving = {
-        name: unit for unit, names in enumerate(adaptation.units.values()) if unit >= lowest_unit for name in names
-    }
-    gradient = support_gradient(adaptation, parameters, tuple(moving), support_x, support_y)
-    return {
-        **parameters,
-        **{
-            name: torch.where(mask[unit], _moved(adaptation, parameters[name], gradient[name]), parameters[name])
-            for name, unit in moving.items()
-        },
-    }
 
 
 def _moved(adaptation: Adaptation, parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -186,7 +151,7 @@ def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x
 def adapt(
     adaptation: Adaptation, parameters: Parameters, pattern: LambdaPattern, support_x: Tensor, support_y: Tensor
 ) -> AdaptedState:
-    """Adapt under a pattern; the pruned form. The empty pattern leaves the parameters untouched.
+    """Adapt under a pattern; The empty pattern leaves the parameters untouched.
 
     Args:
         adaptation: how the network adapts.

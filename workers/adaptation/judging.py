@@ -23,7 +23,6 @@ from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import WAVE, Lanes
 from workers.adaptation.layout import IMAGE_DIMENSIONS, Layout, laid_out
-from workers.adaptation.layout import channels_last as channels_last
 from workers.adaptation.memory import MemoryLimitTooSmall, default_limit_bytes
 from workers.adaptation.plans import Choices, Tuning
 from workers.adaptation.shared_runs import Metric, Row, SharedRuns
@@ -132,8 +131,9 @@ class Judge:
         """``B x len(columns)`` qualities of the patterns with the rows in ``columns``, by one shared program."""
         kind = _Kind.of(patterns, precision, episodes)
         tuning = self._tunings.setdefault(kind, Tuning(str(kind), self._choices))
-        most = self._most_at_once(kind, tuning.choices.first.layout, patterns, episodes)
         done, count = 0, len(episodes[0])
+        room = self._room(kind, tuning.choices.first.layout, patterns, episodes)
+        most = min(room, count)
         blocks: list[Tensor] = []
         while done < count:
             pause()
@@ -145,7 +145,7 @@ class Judge:
 
             program = self._program(kind, plan.layout, _part(episodes, starts[0], size))
             call = partial(self._qualities, program, plan.layout, patterns, columns, episodes)
-            lanes = self.lanes if plan.lanes > 1 and most >= plan.lanes * size else _ONE_LANE
+            lanes = self.lanes if plan.lanes > 1 and room >= plan.lanes * size else _ONE_LANE
             started = time.perf_counter()
             blocks += lanes.map(call, starts)
             seconds = time.perf_counter() - started
@@ -181,9 +181,7 @@ class Judge:
             )
         return self._programs[key]
 
-    def _most_at_once(
-        self, kind: _Kind, layout: Layout, patterns: list[LambdaPattern], episodes: Sequence[Tensor]
-    ) -> int:
+    def _room(self, kind: _Kind, layout: Layout, patterns: list[LambdaPattern], episodes: Sequence[Tensor]) -> int:
         """How many episodes fit into the memory limit together, counted from the program of one.
 
         Raises:

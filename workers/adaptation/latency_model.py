@@ -7,8 +7,9 @@ everything else. The three are fitted for a device and a runtime to a handful of
 differs from in a row (caches, the interpreter), and what a compiler fuses, ends in the multiples.
 
 Measured (``benchmarks/latency_model.py``: conv4 with 64 filters, 28x28, one thread): fitted to six patterns, the median
-error of 87 others is 3 %, the largest 12 %; a multiple of the multiply-adds and a constant is wrong by 18 % and 36 %.
-The number of calls, as a fourth term, was given no weight.
+error of 87 others is 2 %, the largest 9 %; a multiple of the multiply-adds and a constant is wrong by 14 % and 32 %.
+The number of calls, as a fourth term, was given no weight. In a process whose C library hands freed memory back
+(``workers.adaptation.memory``) the median error was up to 17 %: page faults come and go with the state of the heap.
 """
 
 from __future__ import annotations

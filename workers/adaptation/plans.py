@@ -48,9 +48,9 @@ class Choices:
         """The plan to begin with: the fewest episodes at once, the first layout, the first number of lanes."""
         return Plan(self.sizes[0], self.layouts[0], self.lanes[0])
 
-    def neighbours(self, plan: Plan) -> Iterator[Plan]:
-        """Plans that differ from ``plan`` in one choice: other lanes, the next larger size, other layouts."""
-        larger = [size for size in self.sizes if size > plan.episodes]
+    def neighbours(self, plan: Plan, most: int) -> Iterator[Plan]:
+        """Plans that differ from ``plan`` in one choice: other lanes, the next larger size up to ``most``, layouts."""
+        larger = [min(size, most) for size in self.sizes if size > plan.episodes and most > plan.episodes]
         yield from (replace(plan, lanes=lanes) for lanes in self.lanes if lanes != plan.lanes)
         yield from (replace(plan, episodes=size) for size in larger[:1])
         yield from (replace(plan, layout=layout) for layout in self.layouts if layout != plan.layout)
@@ -78,7 +78,7 @@ class Tuning:
         Args:
             episodes: how many are still to be judged now; no plan with more at once is tried.
             evaluations: of each of them.
-            most: episodes at once that memory allows.
+            most: episodes at once that a block has and memory allows.
         """
         if not self.seconds:
             return self.choices.first
@@ -89,8 +89,8 @@ class Tuning:
 
         best = min(self.seconds, key=expected_s)
         if self._worked_s + expected_s(best) >= PAYS_AFTER * self._preparation_s:
-            for plan in self.choices.neighbours(best):
-                if plan not in self.seconds and plan.episodes <= min(episodes, most):
+            for plan in self.choices.neighbours(best, most):
+                if plan not in self.seconds and plan.episodes <= episodes:
                     return plan
         return best
 

@@ -8,6 +8,7 @@ not of how it is run: it changes qualities, and the same proof guards it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from operator import getitem
 from typing import Any
 
 import torch
@@ -28,13 +29,29 @@ CONTRACTIONS: frozenset[Any] = frozenset(
     }
 )
 """The operations in which nearly all of a network's arithmetic is."""
+SELECTIONS: frozenset[Any] = frozenset(
+    {
+        getitem,
+        aten.relu.default,
+        aten.max_pool2d_with_indices.default,
+        aten.clone.default,
+        aten.expand.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.view.default,
+        aten._unsafe_view.default,
+    }
+)
+"""Operations whose results are some of their operands, or zero: rounding before them gives what rounding after does."""
 
 
 def lower_prefix(module: fx.GraphModule, examples: tuple[Any, ...], moving: tuple[Any, ...]) -> fx.GraphModule:
     """The program with its frozen prefix in bfloat16.
 
-    Contractions of the prefix get bfloat16 operands; operations between them run in whatever precision they are handed
-    (normalisation reads bfloat16 images and float32 scales); everything downstream of a moving input sees float32.
+    Contractions of the prefix get bfloat16 operands; operations between them, normalisation among them, are computed in
+    float32; everything downstream of a moving input sees float32. Where a result is rounded for a contraction only
+    after some values were selected from it (ReLU, max-pooling), it is rounded before, which is the same and moves half
+    the memory.
 
     Args:
         module: a traced program (:func:`workers.adaptation.program.trace`).
@@ -68,13 +85,18 @@ class _MixedPrecision(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, after: frozenset[fx.Node]) -> None:
         super().__init__(module)
-        self._after = after
+        self._lowered: set[fx.Node] = set()
+        """Contractions of the prefix, and selections whose results only those read."""
+        for node in reversed(module.graph.nodes):
+            is_selection = node.target in SELECTIONS and node.users and self._lowered.issuperset(node.users)
+            if node not in after and (node.target in CONTRACTIONS or is_selection):
+                self._lowered.add(node)
         self._node: fx.Node | None = None
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        lowered = target in CONTRACTIONS and self._node not in self._after
-        to = torch.bfloat16 if lowered else torch.float32
-        args, kwargs = _cast(args, to), _cast(kwargs, to)
+        to = torch.bfloat16 if self._node in self._lowered else torch.float32
+        if target is not getitem:  # whose operand is what an operation gave, in the precision that it gave it in
+            args, kwargs = _cast(args, to), _cast(kwargs, to)
         return super().call_function(target, args, kwargs)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

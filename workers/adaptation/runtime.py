@@ -21,6 +21,7 @@ from torch import Tensor, fx
 
 from search_service.domain.errors import CompilationFailed
 from workers.adaptation.device import synchronize
+from workers.adaptation.fusion import fusible
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,9 @@ def _inductor(module: fx.GraphModule, examples: Sequence[Tensor]) -> tuple[Flat,
     try:
         # The number of threads is compiled in; naming it makes it part of the cache's key.
         with torch.no_grad(), torch._inductor.config.patch({"cpp.threads": torch.get_num_threads()}):
-            function = torch._inductor.standalone_compile(module, list(examples), dynamic_shapes="from_example_inputs")
+            function = torch._inductor.standalone_compile(
+                fusible(module, examples), list(examples), dynamic_shapes="from_example_inputs"
+            )
     except Exception as error:  # inductor and the compiler raise anything
         raise CompilationFailed(f"{type(error).__name__}: {error}") from error
     return function, _cache_hits(counters) > hits

@@ -24,7 +24,7 @@ WORTH_CHOOSING_S = 120.0
 """Seconds of training left below which whatever execution is at hand stays: trying others takes seconds."""
 WORTH_COMPILING_S = 600.0
 """Seconds of training left, in the fastest eager execution, from which compiling is tried. Compiled outer gradients
-took 0.6 to 0.8 of the eager time (conv4, one and five steps), and half a minute to some minutes to compile."""
+took 0.6 to 0.8 of the eager time (conv4, one and five steps; 0.2 for a small MLP) and up to some minutes to compile."""
 TOGETHER_ON_A_CPU = 8
 """Most tasks of one call that are tried on a CPU, beside what the model's kind asks for; more did not gain."""
 

@@ -27,8 +27,8 @@ from workers.adaptation.inner_loop import (
     predict,
     support_statistics,
 )
-from workers.adaptation.judging import channels_last
 from workers.adaptation.lanes import WAVE, Lanes, batched
+from workers.adaptation.layout import channels_last
 from workers.adaptation.program import trace
 from workers.adaptation.runtime import Flat, compile_program
 from workers.meta_training.execution import Execution

@@ -238,7 +238,7 @@ def _is_mine(row: SearchRow, token: TokenRow, claim: Claim) -> bool:
 
 
 def _shown(batch: Batch) -> str:
-    named = [f"{name} {batch[name]}" for name in ("run", "split", "block", "state_uri") if name in batch]
+    named = [f"{name} {batch[name]}" for name in ("runs", "split", "block", "state_uri") if name in batch]
     return ", " + ", ".join(named) if named else ""
 
 

@@ -77,11 +77,13 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
 
     from workers.adaptation.device import resolve_device
     from workers.adaptation.lanes import Lanes
+    from workers.adaptation.memory import keep_freed_memory
     from workers.adaptation.runtime import use_compile_cache
     from workers.runtime.artifacts import Artifacts
     from workers.runtime.host_locks import DeviceSlot
     from workers.runtime.laboratory import Laboratory
 
+    keeps_freed_memory = keep_freed_memory()
     torch.set_num_threads(1)
     use_compile_cache(settings.compile_cache)
     device = resolve_device(settings.device)
@@ -91,7 +93,7 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
         slot.acquire()
     lanes = Lanes(settings.threads if device.type == "cpu" else 1)
     laboratory = Laboratory(device, Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir, lanes)
-    pipe.send(Ready(laboratory.fingerprint()))
+    pipe.send(Ready({**laboratory.fingerprint(), "keeps_freed_memory": keeps_freed_memory}))
     while True:
         try:
             work: Work = pipe.recv()

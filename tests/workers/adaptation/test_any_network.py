@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.errors import UnsupportedNetwork
 from search_service.domain.lambda_pattern import LambdaPattern
 from tests.workers.adaptation.any_networks import NAMES, Attention, build, episode
@@ -26,10 +27,9 @@ from workers.adaptation.inner_loop import (
     Parameters,
     adapt,
     classification_loss,
-    masked_inner_step,
     predict,
-    support_statistics,
 )
+from workers.adaptation.judging import Judge
 from workers.adaptation.normalisation import EpisodeNorm, Statistics
 from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
 from workers.adaptation.program import count_calls, trace
@@ -227,22 +227,25 @@ def test_a_program_has_the_bits_of_the_untraced_form_and_no_needless_convolution
 
 
 @pytest.mark.parametrize(("name", "norm_statistics"), CASES)
-def test_masked_is_pruned(name: str, norm_statistics: NormStatistics) -> None:
+def test_judged_is_pruned(name: str, norm_statistics: NormStatistics) -> None:
     adaptation = adaptation_of(name, norm_statistics)
     x, y, queries = episode(name)
+    targets = torch.zeros(len(queries), dtype=torch.long)
 
-    @examples(name)
-    @given(data=st.data(), pattern=patterns(units(name)))
-    def check(data: st.DataObject, pattern: LambdaPattern) -> None:
-        assert pattern.lowest_active_unit is not None
-        lowest = data.draw(st.integers(0, pattern.lowest_active_unit), label="lowest unit")
-        masked = adaptation.parameters()
-        for row in pattern.rows:
-            masked = masked_inner_step(adaptation, masked, torch.tensor(row), lowest, x, y)
-        pruned, _, predictions = answer_of(adaptation, pattern)(adaptation.parameters(), x, y, queries)
-        assert_close(masked, pruned)
-        judged = AdaptedState(masked, support_statistics(adaptation, masked, x))
-        assert_close(predict(adaptation, judged, queries), predictions)
+    def minus_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -adaptation.loss(outputs, targets)
+
+    judge = Judge(adaptation, minus_loss, adaptation.parameters(), layout="contiguous", episodes_at_once=1)
+
+    @settings(max_examples=1, deadline=None)
+    @given(chosen=st.lists(patterns(units(name)), min_size=2, max_size=2))
+    def check(chosen: list[LambdaPattern]) -> None:
+        batch = [tensor.unsqueeze(0) for tensor in (x, y, queries, targets)]
+        judged = judge.qualities([Candidate(pattern) for pattern in chosen], *batch)
+        for pattern in chosen:
+            state = adapt(adaptation, adaptation.parameters(), pattern, x, y)
+            wanted = minus_loss(predict(adaptation, state, queries), targets)
+            torch.testing.assert_close(judged[pattern.text][0, -1], wanted.detach(), rtol=1e-10, atol=1e-10)
 
     check()
 

@@ -7,21 +7,17 @@ from itertools import combinations
 
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import (
     Adaptation,
-    AdaptedState,
     NormStatistics,
     Parameters,
     adapt,
     inner_step,
-    masked_inner_step,
     predict,
-    support_statistics,
 )
 from workers.adaptation.plain import AnyBatchNorm, adapt_plain, adapt_skipping, plain_network
 
@@ -221,65 +217,6 @@ def test_frozen_units_are_the_same_tensors_and_active_ones_move(
         after = inner_step(adaptation, initial, row, x, y)
         assert {key for key in initial if after[key] is not initial[key]} == set(names), name
         assert all(not torch.equal(after[key], initial[key]) for key in names if "weight" in key)
-
-
-def _run_masked(
-    adaptation: Adaptation, pattern: LambdaPattern, lowest: int, x: Tensor, y: Tensor
-) -> tuple[Parameters, Parameters]:
-    initial = parameters = adaptation.parameters()
-    for row in pattern.rows:
-        parameters = masked_inner_step(adaptation, parameters, torch.tensor(row), lowest, x, y)
-    return initial, parameters
-
-
-@pytest.mark.parametrize("norm_statistics", STATISTICS)
-@pytest.mark.parametrize("kind", ["max", "stride", "regression"])
-def test_masked_is_pruned(kind: str, norm_statistics: str, make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
-    adaptation = make_adaptation(kind, norm_statistics=norm_statistics)
-    x, y, qx, _ = first(make_episodes(kind, 1))
-
-    @settings(max_examples=20, deadline=None)
-    @given(data=st.data(), pattern=patterns(UNITS[kind]))
-    def check(data: st.DataObject, pattern: LambdaPattern) -> None:
-        assert pattern.lowest_active_unit is not None
-        lowest = data.draw(st.integers(0, pattern.lowest_active_unit), label="lowest unit")
-        initial, masked = _run_masked(adaptation, pattern, lowest, x, y)
-        state = adapt(adaptation, initial, pattern, x, y)
-        assert_same_parameters(masked, state.parameters)
-        for unit, names in enumerate(adaptation.units.values()):
-            if unit not in pattern.active_units:
-                assert all(torch.equal(masked[name], initial[name]) for name in names)
-        judged = AdaptedState(masked, support_statistics(adaptation, masked, x))
-        assert_close(predict(adaptation, judged, qx), predict(adaptation, state, qx))
-
-    check()
-
-
-class RootOfZero(nn.Module):
-    """Its first unit is at the one place where its gradient is infinite."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        self.head = nn.Linear(2, 2, dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(self.head(x), self.root.sqrt())
-
-    def units(self) -> dict[str, tuple[str, ...]]:
-        return {"root": ("root",), "head": ("head.weight", "head.bias")}
-
-
-def test_infinite_gradient_of_a_frozen_unit_stays_out() -> None:
-    adaptation = Adaptation.of(RootOfZero(), lambda outputs, y: (outputs - y).square().mean(), 0.1)
-    x, y = torch.ones(3, 2, dtype=torch.float64), torch.full((3, 2), 5.0, dtype=torch.float64)
-    moved = masked_inner_step(adaptation, adaptation.parameters(), torch.tensor([True, True]), 0, x, y)
-    assert not bool(moved["root"].isfinite().all())  # the gradient is infinite indeed
-    pattern = LambdaPattern.parse("01@3")
-    initial, masked = _run_masked(adaptation, pattern, 0, x, y)
-    assert torch.equal(masked["root"], torch.zeros(1, dtype=torch.float64))
-    assert all(bool(value.isfinite().all()) for value in masked.values())
-    assert_same_parameters(masked, adapt(adaptation, initial, pattern, x, y).parameters)
 
 
 @pytest.mark.parametrize("kind", ["max", "stride"])

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import DIVERGED_QUALITY
@@ -53,9 +54,16 @@ def one_by_one(
 
 
 @pytest.mark.parametrize(
-    ("kind", "norm_statistics"), [("max", "support"), ("stride", "query"), ("regression", "support")]
+    ("kind", "norm_statistics", "at_once", "layout"),
+    [
+        ("max", "support", 1, "channels_last"),
+        ("max", "support", 2, "contiguous"),
+        ("stride", "query", 1, "contiguous"),
+        ("stride", "query", 2, "channels_last"),
+        ("regression", "support", 1, "contiguous"),
+        ("regression", "support", 2, "contiguous"),
+    ],
 )
-@pytest.mark.parametrize(("at_once", "layout"), [(1, "contiguous"), (1, "channels_last"), (2, "channels_last")])
 def test_qualities_at_every_step(
     kind: str, norm_statistics: str, at_once: int, layout: Layout, make_adaptation: Make, make_episodes: MakeEpisodes
 ) -> None:
@@ -106,6 +114,23 @@ def test_all_constant_rows_together_are_bit_equal_to_each_alone(
     for pattern in patterns[::7]:
         expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), pattern, episodes)
         assert torch.equal(judged[pattern.text], expected), pattern.text
+
+
+def test_what_patterns_share_is_computed_once(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
+    adaptation = make_adaptation("stride", torch.float32)
+    episodes = make_episodes("stride", 1, torch.float32)
+    judge = Judge(adaptation, accuracy, adaptation.parameters(), layout="contiguous")
+
+    def multiply_adds(*texts: str) -> int:
+        judge.qualities(candidates(*texts), *episodes)  # traces
+        with FlopCounterMode(display=False) as counter:
+            judge.qualities(candidates(*texts), *episodes)
+        return int(counter.get_total_flops()) // 2
+
+    five = multiply_adds("00111@5")
+    assert multiply_adds("00111@5", "00111@2", "00111") == five  # first steps come with the last
+    # After one step these two differ in the head alone: six queries, four features, three classes.
+    assert multiply_adds("00100", "00101") == multiply_adds("00100") + 6 * 4 * 3
 
 
 def test_one_program_for_all_patterns_with_the_same_lowest_units(
@@ -230,11 +255,11 @@ def test_judging_stays_under_its_memory_limit(
     layout: Layout, lanes: int, make_adaptation: Make, make_episodes: MakeEpisodes
 ) -> None:
     adaptation = make_adaptation("max", torch.float32)
-    episodes = make_episodes("max", 8, torch.float32, queries=20)
-    wanted = candidates("11000@2", "01111", "01100@2")
+    episodes = make_episodes("max", 12, torch.float32, queries=20)
+    wanted = candidates("01000@2", "01111", "01100@2")
 
     def peak_bytes(limit_bytes: int | None) -> int:
-        judge = Judge(adaptation, accuracy, adaptation.parameters(), Lanes(lanes), limit_bytes, layout, 8)
+        judge = Judge(adaptation, accuracy, adaptation.parameters(), Lanes(lanes), limit_bytes, layout, 12)
         return measured_peak_bytes(lambda: judge.qualities(wanted, *episodes))
 
     unlimited = peak_bytes(None)

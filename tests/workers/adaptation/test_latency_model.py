@@ -17,7 +17,6 @@ from torch.nn import functional
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.cost import calls, computing
 from workers.adaptation.inner_loop import Adaptation, adapt
-from workers.adaptation.judging import channels_last
 from workers.adaptation.latency_model import (
     FEWEST_PROGRAMS,
     LatencyModel,
@@ -30,6 +29,7 @@ from workers.adaptation.latency_model import (
     program_seconds,
     signature,
 )
+from workers.adaptation.layout import channels_last
 from workers.adaptation.program import trace
 
 Make = Callable[..., Adaptation]

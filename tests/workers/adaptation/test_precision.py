@@ -53,6 +53,30 @@ def test_the_result_is_that_of_rounded_operands() -> None:
     assert not torch.equal(features, function(frozen, moving, x)[0])
 
 
+def test_rounding_before_a_selection_is_rounding_after_it() -> None:
+    generator = torch.Generator().manual_seed(1)
+    first, second, x = (
+        torch.randn(*shape, generator=generator) for shape in ((4, 1, 3, 3), (2, 4, 3, 3), (3, 1, 8, 8))
+    )
+
+    def two_blocks(first: Tensor, second: Tensor, x: Tensor) -> list[Tensor]:
+        features = torch.max_pool2d(torch.relu(torch.conv2d(x, first, padding=1) * 1.5 + 0.25), 2)
+        return [torch.conv2d(features, second, padding=1), torch.relu(torch.conv2d(x, first, padding=1))]
+
+    examples = (first, second, x)
+    lowered = lower_prefix(trace(two_blocks, *examples), examples, (False, False, False))
+    pools = [node for node in lowered.graph.nodes if "max_pool" in str(node.target)]
+    assert [node.meta["val"][0].dtype for node in pools] == [torch.bfloat16]
+
+    convolved = torch.conv2d(x.bfloat16(), first.bfloat16(), padding=1).float()
+    features = torch.max_pool2d(torch.relu(convolved * 1.5 + 0.25), 2)
+    expected = torch.conv2d(features.bfloat16(), second.bfloat16(), padding=1).float()
+    with torch.no_grad():
+        results = lowered(*examples)
+    assert torch.equal(results[0], expected)
+    assert torch.equal(results[1], torch.relu(convolved))
+
+
 def test_a_program_without_contractions_stays_as_it_is() -> None:
     program = trace(lambda x: torch.tanh(x) + 1, examples()[2])
     lowered = lower_prefix(program, (examples()[2],), (False,))

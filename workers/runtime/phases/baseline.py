@@ -17,6 +17,9 @@ MESSAGE = "judging the baseline"
 RUNS = 2
 """Step 0 of a block's token judges the full run, step 1 the empty pattern."""
 
+FREE_UNITS = 3
+"""Units in which the rows of one batch may differ: at most eight rows, so that a batch stays short and workers many."""
+
 
 def plan(case: Case) -> int:
     """One token per validation block; when they have ended, the threshold and the trials are set."""
@@ -58,14 +61,22 @@ def _set_threshold(case: Case) -> None:
 
 
 def _list_trials(case: Case) -> None:
-    """One trial per candidate; those of one row and precision are judged together."""
+    """One trial per candidate; those that share most of their work are judged together."""
     lowered = case.spec.may_lower_precision and bool(case.device.get("fast_bfloat16"))
     candidates = constant_row_candidates(len(case.unit_names), case.max_steps, lowered)
     trials.add_many(
         case.session,
         case.row.id,
-        (
-            (candidate.text, Candidate(candidate.pattern.first_steps(1), candidate.precision).text)
-            for candidate in candidates
-        ),
+        ((candidate.text, _batch_group(candidate)) for candidate in candidates),
     )
+
+
+def _batch_group(candidate: Candidate) -> str:
+    """What candidates that are judged together agree on: precision, lowest active unit, all but the last units.
+
+    The last ``FREE_UNITS`` units of a row are left open, so a group has at most ``2**FREE_UNITS`` rows.
+    """
+    pattern = candidate.pattern
+    assert pattern.lowest_active_unit is not None
+    fixed = max(pattern.lowest_active_unit + 1, pattern.units - FREE_UNITS)
+    return "".join(str(int(bit)) for bit in pattern.rows[0][:fixed]) + f"*:{candidate.precision}"

@@ -1,4 +1,4 @@
-"""A run: one candidate judged on one block, which also yields the candidates of its first 1, 2, ... steps.
+"""Runs: candidates judged on one block, each of which also yields those of its pattern's first 1, 2, ... steps.
 
 Shared by every phase that judges. Evaluations that are stored already, by this search or another, are not computed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from search_service.domain.candidate import Candidate
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
@@ -19,28 +19,28 @@ from workers.search.statistics import Qualities
 
 
 def batch_for(case: Case, candidates: Iterable[Candidate], split: Split, block: int) -> Batch:
-    """The batch that judges candidates which are all first steps of the longest one, in its precision."""
+    """The batch that judges candidates: a run for each that is not stored yet and no first steps of another."""
     wanted = list(candidates)
-    longest = max(wanted, key=lambda candidate: candidate.pattern.steps)
-    key = evaluations.ensure_scope(case.session, case.scope(split))
     texts = [candidate.text for candidate in wanted]
+    key = evaluations.ensure_scope(case.session, case.scope(split))
     stored = evaluations.block(case.session, key, texts, block)
+    missing = [candidate for candidate in wanted if candidate.text not in stored]
+    included = {text for candidate in missing for text in _first_steps(candidate) if text != candidate.text}
     return {
-        "run": longest.text,
+        "runs": [candidate.text for candidate in missing if candidate.text not in included],
         "candidates": texts,
         "split": split.value,
         "block": block,
-        "known": len(stored) == len(texts),
     }
 
 
 def work_for(case: Case, batch: Batch) -> JudgingWork | None:
     """What an evaluator computes for a batch; None when every evaluation is stored."""
-    if batch["known"]:
+    if not batch["runs"]:
         return None
     return JudgingWork(
         subject=case.subject,
-        candidates=[batch["run"]],
+        candidates=batch["runs"],
         split=Split(batch["split"]),
         seed=case.spec.seed,
         block=batch["block"],
@@ -50,28 +50,38 @@ def work_for(case: Case, batch: Batch) -> JudgingWork | None:
 
 def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
     """Store the qualities of a batch and count the effort."""
-    candidates = [Candidate.parse(text) for text in batch["candidates"]]
-    size = case.spec.episodes.block
-    if outcome is None:
-        if case.phase != Phase.SEARCH:
-            case.add_effort(reused_evaluations=len(candidates))
-        else:  # full patterns were judged by this very search, in its baseline phase
-            own = set(case.full_by_steps)
-            case.add_effort(reused_evaluations=sum(candidate not in own for candidate in candidates))
-        return
-    assert isinstance(outcome, JudgingOutcome)
-    case.add_effort(episode_adaptations=size * len(candidates))
-    key = case.scope(Split(batch["split"])).key
-    evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
-    by_step = outcome.qualities[batch["run"]]
-    evaluations.put_block(
-        case.session,
-        key,
-        batch["block"],
-        {candidate.text: by_step[max(candidate.pattern.steps, 1) - 1] for candidate in candidates},
-        case.device,
-    )
-    case.add_effort(image_passes=size * _image_passes(case, Candidate.parse(batch["run"]).pattern.steps))
+    computed: dict[str, list[float]] = {}
+    if outcome is not None:
+        assert isinstance(outcome, JudgingOutcome)
+        runs = [Candidate.parse(text) for text in batch["runs"]]
+        for run in runs:
+            by_step = outcome.qualities[run.text]
+            computed.update((text, by_step[number]) for text, number in _first_steps(run).items())
+        computed = {text: computed[text] for text in batch["candidates"] if text in computed}
+        key = case.scope(Split(batch["split"])).key
+        evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
+        evaluations.put_block(case.session, key, batch["block"], computed, case.device)
+        size = case.spec.episodes.block
+        passes = sum(_image_passes(case, run.pattern.steps) for run in runs)
+        case.add_effort(episode_adaptations=size * len(computed), image_passes=size * passes)
+    # Full patterns were judged by this very search, in its baseline phase.
+    own = {candidate.text for candidate in case.full_by_steps} if case.phase == Phase.SEARCH else set()
+    case.add_effort(reused_evaluations=sum(text not in computed and text not in own for text in batch["candidates"]))
+
+
+def _first_steps(candidate: Candidate) -> dict[str, int]:
+    """Texts of the candidates that judging one yields -> which of its qualities are theirs; itself is the last.
+
+    They are its pattern's first 1, 2, ... steps (of the empty pattern, itself). A lowered prefix is that of the whole
+    pattern, so first steps that freeze more units are other candidates.
+    """
+    pattern, precision = candidate.pattern, candidate.precision
+    shorter = [pattern.first_steps(steps) for steps in range(min(pattern.steps, 1), pattern.steps + 1)]
+    return {
+        Candidate(first, precision).text: number
+        for number, first in enumerate(shorter)
+        if precision == Precision.FLOAT32 or first.lowest_active_unit == pattern.lowest_active_unit
+    }
 
 
 def baseline_qualities(case: Case, split: Split) -> Qualities:
