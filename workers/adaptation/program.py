@@ -35,6 +35,11 @@ def trace(function: Callable[..., Any], *examples: Any) -> fx.GraphModule:
     """
     # make_fx reads the argument count off the code object, which is wrong for methods and default arguments.
     module = make_fx(functionalize(lambda *arguments: function(*arguments)))(*examples)
+    if _in_place(module.graph):
+        # Some composite operations (LSTM cells) write in place below the level at which they are made functional; seen
+        # as single operations, these are made functional too.
+        module = make_fx(functionalize(lambda *arguments: module(*arguments)))(*examples)
+    _refuse_in_place(module.graph)
     _refuse_random(module.graph)
     share_and_prune(module.graph)
     module.recompile()
@@ -78,6 +83,23 @@ def _key(argument: Any) -> Any:
     if isinstance(argument, float):
         return ("float", argument.hex())  # tells 0.0 and -0.0 apart
     return (type(argument).__name__, argument if not isinstance(argument, Tensor) else id(argument))
+
+
+def _in_place(graph: fx.Graph) -> set[str]:
+    """The operations of a graph that write to their operands."""
+    return {
+        str(node.target)
+        for node in graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    }
+
+
+def _refuse_in_place(graph: fx.Graph) -> None:
+    if operations := _in_place(graph):
+        raise UnsupportedNetwork(
+            f"the network writes in place in a way that cannot be undone ({', '.join(sorted(operations))}); equal "
+            "expressions could not be shared"
+        )
 
 
 def _refuse_random(graph: fx.Graph) -> None:

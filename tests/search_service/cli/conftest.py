@@ -114,6 +114,10 @@ def figures(row: str, steps: int, median: float | None, quality: float, bound: f
     speedup = None if median is None else LATENCY_OF_BASELINE / median
     return {
         "pattern": f"{row}{count}",
+        "precision": "float32",
+        "layout": None if median is None else "channels_last",
+        "multiply_adds": None if median is None else 53_000_000 * steps,
+        "compilation": None,
         "rows": [row] * steps,
         "units": UNITS,
         "steps": steps,
@@ -136,6 +140,7 @@ def figures(row: str, steps: int, median: float | None, quality: float, bound: f
 def front_point(pattern: str, median: float, quality: float) -> dict[str, Any]:
     return {
         "pattern": pattern,
+        "precision": "float32",
         "latency_s": median,
         "speedup": LATENCY_OF_BASELINE / median,
         "quality": quality,
