@@ -4,7 +4,7 @@
 thread. In the runtime ``eager`` every constant-row pattern of one, two and five steps is timed; a model fitted to six
 of them predicts the others. In ``compiled``, where every pattern first has to be compiled, a few are timed, and each is
 predicted by a model fitted to the others. Latency does not depend on the values of parameters and images, so both are
-random, and latency is counted in processor time, which on one thread is latency with no neighbour. About three minutes.
+random. Best on a machine with nothing else to do: about three minutes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from workers.adaptation.latency_model import (
 from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.networks import Conv4
 from workers.adaptation.runtime import use_compile_cache
-from workers.adaptation.timing import Clock, InterleavedTiming, Subject, interleave
+from workers.adaptation.timing import InterleavedTiming, Subject, interleave
 
 FILTERS = 64
 WAYS = 5
@@ -105,18 +105,6 @@ def measure() -> dict[str, Any]:
     }
 
 
-class _ProcessorTime(Clock):
-    """Seconds that this thread computed: whoever else is on the machine takes none of them away."""
-
-    def wall(self) -> float:
-        """Seconds since some moment."""
-        return time.thread_time()
-
-    def computed(self) -> float:
-        """The same: no sample is called disturbed."""
-        return time.thread_time()
-
-
 class _Laps:
     """Seconds since the last call."""
 
@@ -149,7 +137,7 @@ def _timed(programs: Mapping[str, CandidateProgram]) -> InterleavedTiming:
         return run
 
     subjects = {text: subject(program) for text, program in programs.items()}
-    return interleave(subjects, next(iter(subjects)), LIMIT_S, clock=_ProcessorTime(), min_rounds=MIN_ROUNDS)
+    return interleave(subjects, next(iter(subjects)), LIMIT_S, min_rounds=MIN_ROUNDS)
 
 
 def _latencies(timed: InterleavedTiming) -> dict[str, float]:

@@ -35,9 +35,14 @@ def show(report: Mapping[str, Any], title: str, columns: Mapping[str, str], as_j
     console = Console()
     console.print(_table(report["rows"], title, columns))
     for check in report["checks"]:
-        verdict = "holds" if check["holds"] else "FAILS"
-        console.print(f"{check['name']}: {_text(check['value'])} (asked: {_text(check['target'])}) {verdict}")
+        console.print(in_words(check))
     console.print(", ".join(f"{key}: {_text(value)}" for key, value in report["machine"].items()))
+
+
+def in_words(check: Mapping[str, Any]) -> str:
+    """One line: what was asked, what came out, whether it holds."""
+    verdict = "holds" if check["holds"] else "FAILS"
+    return f"{check['name']}: {_text(check['value'])} (asked: {_text(check['target'])}) {verdict}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], title: str, columns: Mapping[str, str]) -> Table:
