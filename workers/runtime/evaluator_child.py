@@ -107,17 +107,19 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
 
 
 class _Reporter:
-    """Sends progress, at most every ``REPORT_INTERVAL``."""
+    """Sends progress, at most every ``REPORT_INTERVAL``, and at once when another kind of work begins."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._next = 0.0
+        self._unit = ""
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next or progress.unit != self._unit:
             self._pipe.send(progress)
             self._next = now + REPORT_INTERVAL
+            self._unit = progress.unit
 
 
 def _die_with_parent(parent: int, lifeline: Connection) -> None:
