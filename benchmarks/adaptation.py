@@ -23,6 +23,7 @@ from benchmarks.adaptation_peers import Adapt, with_higher, with_torchopt
 from benchmarks.report import at_least, show
 from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import Runtime
 from search_service.settings import Settings
 from workers.adaptation.candidate_program import CandidateProgram
 from workers.adaptation.cost import multiply_adds
@@ -38,7 +39,7 @@ from workers.adaptation.inner_loop import Adaptation, classification_loss
 from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.networks import Conv4
 from workers.adaptation.plain import plain_network
-from workers.adaptation.runtime import Runtime, use_compile_cache
+from workers.adaptation.runtime import use_compile_cache
 from workers.adaptation.timed_subjects import TimedSubjects
 from workers.adaptation.timing import InterleavedTiming, Samples, Subject, clock_of, interleave, median_ratio
 

@@ -100,7 +100,7 @@ def measure() -> dict[str, Any]:
     return {
         "machine": machine,
         "rows": rows,
-        "models": {"eager": eager.to_json(), "compiled": compiled.to_json()},
+        "models": {"eager": asdict(eager), "compiled": asdict(compiled)},
         "checks": [*_checks("eager", eager_error), *_checks("compiled", compiled.error)],
     }
 

@@ -18,6 +18,10 @@ _STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 """How the wire format reads these dataclasses: unknown fields are refused by name, docstrings become descriptions."""
 
 
+Runtime = Literal["eager", "compiled"]
+"""How a program runs: operation by operation, or compiled."""
+
+
 class SearchStatus(StrEnum):
     """Where a search stands."""
 
@@ -289,7 +293,7 @@ class SearchSpec:
     confidence: float = 0.95
     """How sure the answer must be, 0.5 to 0.9999."""
     episodes: EpisodeBudget = field(default_factory=EpisodeBudget)
-    runtime: Literal["eager", "compiled"] = "eager"
+    runtime: Runtime = "eager"
     """How the adaptation runs in use, and so when it is timed: operation by operation, or compiled (on workers that
     have a compiler)."""
     precision: Literal["float32", "auto"] = "float32"

@@ -149,7 +149,7 @@ class TrialRow(Base):
     candidate: Mapped[str]
     """The pattern's canonical text."""
     batch_group: Mapped[str]
-    """What can be judged together: the row of a constant-row pattern."""
+    """Trials with the same one, and as many judged blocks, are judged together."""
     state: Mapped[str]
     blocks: Mapped[int] = mapped_column(server_default=text("0"))
     """Validation blocks judged."""

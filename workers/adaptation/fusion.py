@@ -10,8 +10,6 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
-BATCH_NORMS = (aten.native_batch_norm.default, aten._native_batch_norm_legit.no_stats)
-"""Both end with epsilon; the first has running statistics, which are not rewritten if there are any."""
 
 
 def fusible(module: fx.GraphModule, examples: Sequence[Tensor]) -> fx.GraphModule:
@@ -43,12 +41,11 @@ class _OnePass(fx.Interpreter):
 
 
 def _is_rewritten(node: fx.Node) -> bool:
-    if node.target not in BATCH_NORMS:
+    """Whether a node normalises by its input's own statistics and keeps no others."""
+    if node.target is not aten.native_batch_norm.default:
         return False
-    if node.target is aten.native_batch_norm.default:
-        _, _, _, running_mean, running_var, training, *_ = node.args
-        return running_mean is None and running_var is None and training is True
-    return True
+    _, _, _, running_mean, running_var, training, *_ = node.args
+    return running_mean is None and running_var is None and training is True
 
 
 def _normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from search_service.domain.evaluation import DIVERGED_QUALITY
 from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import WAVE, Lanes
-from workers.adaptation.layout import IMAGE_DIMENSIONS, Layout, laid_out
+from workers.adaptation.layout import Layout, laid_out, layouts_of
 from workers.adaptation.memory import MemoryLimitTooSmall, default_limit_bytes
 from workers.adaptation.plans import Choices, Tuning
 from workers.adaptation.shared_runs import Metric, Row, SharedRuns
@@ -203,10 +203,7 @@ class Judge:
         sizes: Sequence[int] = SIZES_ON_A_CPU if is_cpu else SIZES_ON_A_GPU
         if self.episodes_at_once is not None:
             sizes = (self.episodes_at_once,)
-        has_filters = any(value.dim() >= IMAGE_DIMENSIONS for value in self.parameters.values())
-        layouts: Sequence[Layout] = ("channels_last", "contiguous") if has_filters else ("contiguous",)
-        if self.layout is not None:
-            layouts = (self.layout,)
+        layouts = layouts_of(self.parameters.values()) if self.layout is None else (self.layout,)
         return Choices(sizes, layouts, (self.lanes.count, 1) if self.lanes.count > 1 else (1,))
 
 

@@ -7,7 +7,7 @@ everything else. The three are fitted for a device and a runtime to a handful of
 differs from in a row (caches, the interpreter), and what a compiler fuses, ends in the multiples.
 
 Measured (``benchmarks/latency_model.py``: conv4 with 64 filters, 28x28, one thread): fitted to six patterns, the median
-error of 87 others is 2 %, the largest 9 %; a multiple of the multiply-adds and a constant is wrong by 14 % and 32 %.
+error of 87 others is 1 to 2 %; a multiple of the multiply-adds and a constant is wrong by 14 %.
 The number of calls, as a fourth term, was given no weight. In a process whose C library hands freed memory back
 (``workers.adaptation.memory``) the median error was up to 17 %: page faults come and go with the state of the heap.
 """
@@ -15,7 +15,7 @@ The number of calls, as a fourth term, was given no weight. In a process whose C
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,6 @@ class LatencyModel:
     def predict(self, seconds: ProgramSeconds) -> float:
         """Latency of a program, in seconds."""
         return self.constant_s + self.contractions * seconds.contractions_s + self.others * seconds.others_s
-
-    def to_json(self) -> dict[str, Any]:
-        """The model as plain numbers."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, numbers: Mapping[str, Any]) -> LatencyModel:
-        """The model that :meth:`to_json` wrote."""
-        return cls(**{**numbers, "error": ModelError(**numbers["error"])})
 
 
 def signature(node: fx.Node) -> str:

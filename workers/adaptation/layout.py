@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -23,6 +24,12 @@ def channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() < IMAGE_DIMENSIONS:
         return tensor
     return tensor.movedim(-3, -1).clone(memory_format=torch.contiguous_format).movedim(-1, -3)
+
+
+def layouts_of(parameters: Iterable[Tensor]) -> tuple[Layout, ...]:
+    """Layouts in which a network may differ in speed, the likelier one first: both where it has filters."""
+    has_filters = any(parameter.dim() >= IMAGE_DIMENSIONS for parameter in parameters)
+    return ("channels_last", "contiguous") if has_filters else ("contiguous",)
 
 
 def laid_out(tensor: Tensor, layout: Layout) -> Tensor:

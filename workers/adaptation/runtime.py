@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -25,7 +24,6 @@ from workers.adaptation.fusion import fusible
 
 log = logging.getLogger(__name__)
 
-Runtime = Literal["eager", "compiled"]
 Flat = Callable[..., Sequence[Tensor]]
 """A program whose arguments and results are tensors, not nested."""
 

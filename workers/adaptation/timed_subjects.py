@@ -9,13 +9,13 @@ import torch
 
 from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import Runtime
 from workers.adaptation.candidate_program import CandidateProgram, candidate_program
 from workers.adaptation.device import synchronize
 from workers.adaptation.inner_loop import Adaptation, AdaptedState, Parameters, adapt, predict
-from workers.adaptation.layout import Layout
+from workers.adaptation.layout import Layout, layouts_of
 from workers.adaptation.plain import adapt_plain, adapt_skipping, plain_network
 from workers.adaptation.program import trace
-from workers.adaptation.runtime import Runtime
 from workers.adaptation.timing import Subject, clock_of
 
 LAYOUT_CALLS = 5
@@ -58,9 +58,7 @@ class TimedSubjects:
         if kind in self._layouts:
             chosen = self._traced(candidate, self._layouts[kind])
         else:
-            programs = [self._traced(candidate, "contiguous")]
-            if any(parameter.dim() == 4 for parameter in self.parameters.values()):
-                programs.append(self._traced(candidate, "channels_last"))
+            programs = [self._traced(candidate, layout) for layout in layouts_of(self.parameters.values())]
             chosen = min(programs, key=self._seconds_of) if len(programs) > 1 else programs[0]
             self._layouts[kind] = chosen.layout
         return chosen.compiled() if runtime == "compiled" else chosen

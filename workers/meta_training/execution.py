@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 import torch
 
 from search_service.domain.errors import CompilationFailed
+from search_service.domain.search import Runtime
 from workers.adaptation.device import compiler
 from workers.adaptation.model import TOGETHER
-from workers.adaptation.runtime import Runtime
 
 log = logging.getLogger(__name__)
 

@@ -196,6 +196,8 @@ def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Fig
         warnings.append(
             "Qualities are transductive (norm_statistics: query): all queries of a task must be predicted together."
         )
+    if case.spec.may_lower_precision and not case.device.get("fast_bfloat16"):
+        warnings.append("precision 'auto' tried float32 only: the device is not fast at bfloat16.")
     if untimed := [row.candidate for row in survived if row.latency_s is None]:
         reason = (
             "slower than the others in the eager runtime, were not compiled"

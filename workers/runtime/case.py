@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import EvaluationScope, Split, TimingScope, content_key
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.search import NetworkSpec, Phase, SearchSpec, TaskFamily
+from search_service.domain.search import NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
 from search_service.storage import checkpoints, codec, evaluations
 from search_service.storage.tables import CheckpointRow, SearchRow
 from workers.runtime.work import ModelUnderTest
@@ -113,7 +113,7 @@ class Case:
             norm_statistics=self.spec.norm_statistics,
         )
 
-    def timing_scope(self, runtime: Literal["eager", "compiled"]) -> TimingScope:
+    def timing_scope(self, runtime: Runtime) -> TimingScope:
         """The key of this search's timings in a runtime on this worker's device."""
         tasks = self.spec.tasks
         return TimingScope(

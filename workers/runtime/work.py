@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from search_service.domain.evaluation import Split
-from search_service.domain.search import NetworkSpec, TaskFamily
+from search_service.domain.search import NetworkSpec, Runtime, TaskFamily
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class TimingWork:
     subject: ModelUnderTest
     baseline: str
     candidates: list[str]
-    runtime: Literal["eager", "compiled"]
+    runtime: Runtime
     seed: int
     limit_s: float
 

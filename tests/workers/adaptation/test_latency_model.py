@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
@@ -19,7 +18,6 @@ from workers.adaptation.cost import calls, computing
 from workers.adaptation.inner_loop import Adaptation, adapt
 from workers.adaptation.latency_model import (
     FEWEST_PROGRAMS,
-    LatencyModel,
     ProgramSeconds,
     calibrating,
     fit,
@@ -195,11 +193,6 @@ def test_errors_are_relative_and_ranks_are_spearmans() -> None:
     assert error.programs == 4
     assert (error.median, error.largest) == pytest.approx(((0.1 + 0.2) / 2, 0.5))
     assert error.rank_correlation == pytest.approx(1 - 6 * 2 / (4 * 15))  # two neighbours changed places
-
-
-def test_a_model_is_plain_numbers() -> None:
-    model = fit(programs_of(SPREAD), [float(number) for number in range(1, len(SPREAD) + 1)])
-    assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
 
 
 @pytest.mark.parametrize("latencies_s", [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 0.0], [1.0, 2.0, 3.0, math.nan], [1.0]])

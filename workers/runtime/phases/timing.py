@@ -6,10 +6,9 @@ compiled and timed again, in a run of their own: compiling takes seconds to minu
 
 from __future__ import annotations
 
-from typing import Literal
-
 from search_service.domain.candidate import Candidate
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.search import Runtime
 from search_service.storage import timings, tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
@@ -35,7 +34,7 @@ def plan(case: Case) -> int:
 
 def take(case: Case, token: TokenRow) -> Batch | None:
     """Step 0 times eagerly; step 1, where the search is for it, in the runtime ``compiled``."""
-    runtimes: list[Literal["eager", "compiled"]] = ["eager"]
+    runtimes: list[Runtime] = ["eager"]
     if case.spec.runtime == "compiled":
         runtimes.append("compiled")
     if token.step >= len(runtimes):
