@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.search import NetworkSpec, TaskFamily
+from search_service.domain.search import NetworkSpec, Runtime, TaskFamily
 from workers.adaptation.device import compiler
 from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation
 from workers.adaptation.model import adaptation_for, batch_tensors
 from workers.adaptation.networks import build_network
 from workers.adaptation.plain import plain_network
-from workers.adaptation.runtime import Runtime
 from workers.adaptation.timing import Subject, interleave, median_ratio
 from workers.meta_training.execution import Execution
 from workers.meta_training.maml import OuterGradient

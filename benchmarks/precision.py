@@ -74,7 +74,7 @@ def measure(progress: Progress) -> dict[str, Any]:
             blocks[text].append(qualities.double().numpy())
         progress.update(judging, completed=start + BLOCK)
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for text in PATTERNS:
         exact = np.concatenate(blocks[text])
         lowered = np.concatenate(blocks[f"{text}:{Precision.BFLOAT16}"])
