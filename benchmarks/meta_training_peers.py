@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import higher  # type: ignore[import-untyped]
+import higher
 import numpy as np
 import torch
 import torchopt

@@ -36,7 +36,7 @@ def by_hand(
 ) -> tuple[Tensor, HandStatistics]:
     """Outputs of the network and the (mean, variance) of every normalisation, in elementary operations."""
     if kind in ("mlp", "regression"):
-        for layer in ("layer1.0", "layer2.0"):
+        for layer in ("layer1.linear", "layer2.linear"):
             x = (x @ parameters[f"{layer}.weight"].T + parameters[f"{layer}.bias"]).clamp(min=0)
         return x @ parameters["head.weight"].T + parameters["head.bias"], []
     used: HandStatistics = []
@@ -44,8 +44,8 @@ def by_hand(
         name = f"conv{block + 1}"
         x = torch.conv2d(
             x,
-            parameters[f"{name}.0.weight"],
-            parameters[f"{name}.0.bias"],
+            parameters[f"{name}.convolution.weight"],
+            parameters[f"{name}.convolution.bias"],
             stride=1 if kind == "max" else 2,
             padding=1,
         )
@@ -55,7 +55,7 @@ def by_hand(
             mean, variance = given[block]
         used.append((mean, variance))
         x = (x - mean[:, None, None]) / (variance + EPS).sqrt()[:, None, None]
-        x = x * parameters[f"{name}.1.weight"][:, None, None] + parameters[f"{name}.1.bias"][:, None, None]
+        x = x * parameters[f"{name}.norm.weight"][:, None, None] + parameters[f"{name}.norm.bias"][:, None, None]
         x = torch.where(x > 0, x, 0)
         if kind == "max":
             x = torch.nn.functional.max_pool2d(x, 2)
@@ -117,7 +117,7 @@ def test_full_pattern_is_plain_maml(
 
     _, support = by_hand(kind, expected, x)
     if norm_statistics == "support":
-        assert [*state.statistics] == [f"conv{block + 1}.1" for block in range(len(support))]
+        assert [*state.statistics] == [f"conv{block + 1}.norm" for block in range(len(support))]
         for (mean, inverse_std), (hand_mean, hand_variance) in zip(state.statistics.values(), support, strict=True):
             assert_close(mean, hand_mean)
             assert_close(inverse_std, (hand_variance + EPS).rsqrt())
@@ -183,8 +183,8 @@ def _examples_per_statistic(adaptation: Adaptation, x: Tensor) -> dict[str, int]
     for block in range(4):
         name = f"conv{block + 1}"
         if hasattr(adaptation.network, name):
-            convolution = adaptation.network.get_submodule(f"{name}.0")
-            sizes[f"{name}.1"] = convolution(x).numel() // 4
+            convolution = adaptation.network.get_submodule(f"{name}.convolution")
+            sizes[f"{name}.norm"] = convolution(x).numel() // 4
             x = adaptation.network.get_submodule(name)(x)
     return sizes
 

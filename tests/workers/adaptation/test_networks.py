@@ -46,7 +46,7 @@ def test_an_image_too_small_for_four_poolings_is_refused() -> None:
 def test_filters_and_pooling_reach_the_network() -> None:
     pooled = build_network(SPECS[0], (1, 28, 28), 5, 0)
     strided = build_network(SPECS[1], (1, 28, 28), 5, 0)
-    assert pooled.get_parameter("conv2.0.weight").shape == (4, 4, 3, 3)
-    assert strided.get_parameter("conv2.0.weight").shape == (3, 3, 3, 3)
+    assert pooled.get_parameter("conv2.convolution.weight").shape == (4, 4, 3, 3)
+    assert strided.get_parameter("conv2.convolution.weight").shape == (3, 3, 3, 3)
     assert pooled.get_parameter("head.weight").shape == (5, 4)
     assert strided.get_parameter("head.weight").shape == (5, 3)

@@ -27,7 +27,7 @@ Network = Callable[[Parameters, Tensor, list[tuple[Tensor, Tensor]] | None], tup
 def mlp_by_hand(
     parameters: Parameters, x: Tensor, given: list[tuple[Tensor, Tensor]] | None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    for layer in ("layer1.0", "layer2.0"):
+    for layer in ("layer1.linear", "layer2.linear"):
         x = (x @ parameters[f"{layer}.weight"].T + parameters[f"{layer}.bias"]).clamp(min=0)
     return x @ parameters["head.weight"].T + parameters["head.bias"], []
 
@@ -38,14 +38,16 @@ def conv4_by_hand(
     used = []
     for block in range(4):
         name = f"conv{block + 1}"
-        x = torch.conv2d(x, parameters[f"{name}.0.weight"], parameters[f"{name}.0.bias"], stride=2, padding=1)
+        x = torch.conv2d(
+            x, parameters[f"{name}.convolution.weight"], parameters[f"{name}.convolution.bias"], stride=2, padding=1
+        )
         mean = x.mean((0, 2, 3), keepdim=True)
         variance = (x - mean).square().mean((0, 2, 3), keepdim=True)
         used.append((mean, variance))
         if given is not None:
             mean, variance = given[block]
         x = (x - mean) / (variance + EPS).sqrt()
-        x = x * parameters[f"{name}.1.weight"][:, None, None] + parameters[f"{name}.1.bias"][:, None, None]
+        x = x * parameters[f"{name}.norm.weight"][:, None, None] + parameters[f"{name}.norm.bias"][:, None, None]
         x = x.clamp(min=0)
     return x.mean((2, 3)) @ parameters["head.weight"].T + parameters["head.bias"], used
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Literal
 
 from torch import Tensor, nn
@@ -36,15 +37,15 @@ class Conv4(nn.Module):
         super().__init__()
         channels, height, width = input_shape
         for number in range(1, BLOCKS + 1):
-            block: list[nn.Module] = [
-                nn.Conv2d(channels, filters, 3, stride=1 if pooling == "max" else 2, padding=1),
-                EpisodeNorm(filters),
-                nn.ReLU(),
-            ]
+            block = OrderedDict[str, nn.Module](
+                convolution=nn.Conv2d(channels, filters, 3, stride=1 if pooling == "max" else 2, padding=1),
+                norm=EpisodeNorm(filters),
+                activation=nn.ReLU(),
+            )
             if pooling == "max":
-                block.append(nn.MaxPool2d(2))
+                block["pool"] = nn.MaxPool2d(2)
                 height, width = height // 2, width // 2
-            self.add_module(f"conv{number}", nn.Sequential(*block))
+            self.add_module(f"conv{number}", nn.Sequential(block))
             channels = filters
         if pooling == "max" and min(height, width) < 1:
             raise ValueError(f"four max-poolings leave nothing of a {input_shape[1]}x{input_shape[2]} image")

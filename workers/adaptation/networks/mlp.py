@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from math import prod
 
@@ -23,7 +24,8 @@ class MLP(nn.Module):
         super().__init__()
         width = prod(input_shape)
         for number, next_width in enumerate(hidden, start=1):
-            self.add_module(f"layer{number}", nn.Sequential(nn.Linear(width, next_width), nn.ReLU()))
+            layer = OrderedDict[str, nn.Module](linear=nn.Linear(width, next_width), activation=nn.ReLU())
+            self.add_module(f"layer{number}", nn.Sequential(layer))
             width = next_width
         self.depth = len(hidden)
         self.head = nn.Linear(width, outputs)
