@@ -146,7 +146,7 @@ def _variants(pattern: LambdaPattern, device: torch.device) -> Iterable[tuple[Ca
     for runtime in runtimes:
         yield Candidate(pattern), runtime
         if pattern.lowest_active_unit and has_fast_bfloat16(device):
-            yield Candidate(pattern, Precision.BFLOAT16), runtime
+            yield Candidate(pattern, precision=Precision.BFLOAT16), runtime
 
 
 def _arm(runtime: str, precision: Precision) -> str:

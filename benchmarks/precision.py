@@ -65,7 +65,9 @@ def measure(progress: Progress) -> dict[str, Any]:
         trainer.adaptation.network, RECIPE.tasks, RECIPE.meta_training.inner_rate, RECIPE.norm_statistics
     )
     judge = Judge(adaptation, metric_for(RECIPE.tasks), trainer.parameters, lanes)
-    candidates = [Candidate(LambdaPattern.parse(text), precision) for text in PATTERNS for precision in Precision]
+    candidates = [
+        Candidate(LambdaPattern.parse(text), precision=precision) for text in PATTERNS for precision in Precision
+    ]
     blocks: dict[str, list[np.ndarray]] = {candidate.text: [] for candidate in candidates}
     judging = progress.add_task("judging", total=EPISODES)
     for start in range(0, EPISODES, BLOCK):

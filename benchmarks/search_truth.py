@@ -62,7 +62,7 @@ ONE_STEP = Recipe(
     norm_statistics="support",
 )
 MODELS = {"five_step": FIVE_STEP, "one_step": ONE_STEP}
-UNITS = len(NETWORK.unit_names)
+UNITS = len(NETWORK.units)
 STEPS = 5
 """Most steps of the constant rows, of both models."""
 SPLITS = (Split.VALIDATION, Split.TEST)

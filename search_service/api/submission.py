@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from search_service import queue
 from search_service.domain.errors import InvalidSpec, NotFound
-from search_service.domain.search import SearchSpec, check_space_is_listable
+from search_service.domain.search import SearchSpec, check_space
 from search_service.storage import checkpoints, codec, searches, workers
 from search_service.storage.codec import CheckpointConfig
 from search_service.storage.tables import SearchRow
@@ -20,7 +20,7 @@ def submit(session: Session, spec: SearchSpec, max_running: int) -> SearchRow:
     """
     _check_device(session, spec)
     trained_steps = _trained_steps(session, spec)
-    check_space_is_listable(len(spec.model.unit_names), spec.max_steps(trained_steps), spec.may_lower_precision)
+    check_space(spec.candidates(trained_steps))
     row = searches.add(session, spec)
     queue.admit(session, spec.device, max_running)
     return row

@@ -43,6 +43,8 @@ class EvaluationScope:
     block_size: int
     rate: float
     norm_statistics: Literal["support", "query"]
+    units: tuple[tuple[str, ...], ...] | None = None
+    """Parameters of each unit, where they are not the network's own units."""
     adaptation_rule: Literal["gradient_descent"] = "gradient_descent"
     engine_version: int = ENGINE_VERSION
 
@@ -67,6 +69,8 @@ class TimingScope:
     queries: int
     rate: float
     norm_statistics: Literal["support", "query"]
+    units: tuple[tuple[str, ...], ...] | None = None
+    """Parameters of each unit, where they are not the network's own units."""
     baseline: str
     runtime: str
     fingerprint: str

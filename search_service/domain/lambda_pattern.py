@@ -36,12 +36,12 @@ class LambdaPattern:
     rows: tuple[tuple[bool, ...], ...]
 
     def __post_init__(self) -> None:
-        shown = "/".join(_row_text(row) for row in self.rows[:8]) or "0" * min(self.units, 8)
+        shown = "/".join(row_text(row) for row in self.rows[:8]) or "0" * min(self.units, 8)
         if not 1 <= self.units <= MAX_UNITS:
             raise InvalidPattern(shown, f"a pattern has 1 to {MAX_UNITS} units, not {self.units}")
         for row in self.rows:
             if len(row) != self.units:
-                raise InvalidPattern(shown, f"row '{_row_text(row)}' has {len(row)} units, expected {self.units}")
+                raise InvalidPattern(shown, f"row '{row_text(row)}' has {len(row)} units, expected {self.units}")
         rows = tuple(tuple(map(bool, row)) for row in self.rows if any(row))
         if len(rows) > MAX_STEPS:
             raise InvalidPattern(shown, f"a pattern has at most {MAX_STEPS} steps, not {len(rows)}")
@@ -98,7 +98,7 @@ class LambdaPattern:
         """The one canonical text: runs of equal rows as ``row@count``, single rows bare, the empty pattern as zeros."""
         if not self.rows:
             return "0" * self.units
-        runs = ((_row_text(row), len(list(run))) for row, run in groupby(self.rows))
+        runs = ((row_text(row), len(list(run))) for row, run in groupby(self.rows))
         return "/".join(row if count == 1 else f"{row}@{count}" for row, count in runs)
 
     @property
@@ -138,5 +138,6 @@ def constant_row_patterns(units: int, max_steps: int) -> Iterator[LambdaPattern]
                 yield LambdaPattern.constant(row, steps)
 
 
-def _row_text(row: Iterable[bool]) -> str:
+def row_text(row: Iterable[bool]) -> str:
+    """A row as 0 and 1, input to output."""
     return "".join("1" if bit else "0" for bit in row)

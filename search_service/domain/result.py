@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from search_service.domain.candidate import Precision, candidate_text
+from search_service.domain.candidate import Candidate, Precision
+from search_service.domain.lambda_pattern import LambdaPattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,8 @@ class PatternFigures:
     """Names of the units, input to output: what each digit of a row stands for."""
     steps: int
     rates: list[float]
-    """Inner learning rate of each step."""
+    """Inner learning rate of each step: the base rate times the row's rate factor."""
+    rate_factors: list[float]
     latency_s: Latency | None
     """None for the empty pattern, which does nothing."""
     prediction_latency_s: dict[str, Latency]
@@ -96,8 +98,8 @@ class PatternFigures:
 
     @property
     def candidate(self) -> str:
-        """The candidate's canonical text: the pattern, and the precision where it is not float32."""
-        return candidate_text(self.pattern, self.precision)
+        """The candidate's canonical text."""
+        return _candidate_text(self.pattern, self.rate_factors, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class FrontPoint:
 
     pattern: str
     precision: Precision = Precision.FLOAT32
+    rate_factors: list[float]
     latency_s: float
     speedup: float
     quality: float
@@ -116,7 +119,7 @@ class FrontPoint:
     @property
     def candidate(self) -> str:
         """The candidate's canonical text."""
-        return candidate_text(self.pattern, self.precision)
+        return _candidate_text(self.pattern, self.rate_factors, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,3 +193,7 @@ class SearchResult:
     seconds: dict[str, float]
     """Wall-clock seconds of each phase, and ``total`` from submission to result."""
     warnings: list[str]
+
+
+def _candidate_text(pattern: str, factors: list[float], precision: Precision) -> str:
+    return Candidate(LambdaPattern.parse(pattern), tuple(factors), precision).text

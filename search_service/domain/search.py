@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
+from search_service.domain.candidate import factor_problem
 from search_service.domain.errors import IllegalMove, InvalidSpec
-from search_service.domain.space import MAX_LISTED_CANDIDATES, constant_rows_size
+from search_service.domain.lambda_pattern import MAX_UNITS
+from search_service.domain.space import MAX_CANDIDATES, MAX_LISTED_CANDIDATES, CandidateSpace, SpaceKind
 
 _STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 """How the wire format reads these dataclasses: unknown fields are refused by name, docstrings become descriptions."""
@@ -136,6 +138,12 @@ DRAWINGS_PER_CLASS = 20
 """Drawings of each class of `omniglot` and `glyphs`."""
 
 
+Units = dict[str, tuple[str, ...]]
+"""Unit name -> names of its parameters, input to output."""
+KINDS = ("weight", "bias")
+"""Parameters of every module of a network."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
     """The architecture that adapts."""
@@ -168,11 +176,16 @@ class NetworkSpec:
                 _check_range("model.hidden", width, 1, 4096, what="width")
 
     @property
-    def unit_names(self) -> tuple[str, ...]:
-        """The network's units, input to output."""
+    def units(self) -> Units:
+        """The network's own units, input to output, and the parameters of each."""
         if self.network == "conv4":
-            return ("conv1", "conv2", "conv3", "conv4", "head")
-        return (*(f"layer{number}" for number in range(1, len(self.hidden or ()) + 1)), "head")
+            names = [f"conv{number}" for number in range(1, 5)]
+            modules = ["convolution", "norm"]
+        else:
+            names = [f"layer{number}" for number in range(1, len(self.hidden or ()) + 1)]
+            modules = ["linear"]
+        body = {name: tuple(f"{name}.{module}.{kind}" for module in modules for kind in KINDS) for name in names}
+        return {**body, "head": tuple(f"head.{kind}" for kind in KINDS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,18 +225,35 @@ class MetaTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """Which Λ-patterns are candidates."""
+    """Which candidates there are."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
 
-    kind: Literal["constant_rows"] = "constant_rows"
-    """`constant_rows`: one row, repeated at every step."""
+    kind: SpaceKind = "constant_rows"
+    """`constant_rows`: one row, repeated at every step. `per_step`: each step has a row of its own."""
     max_steps: int | None = None
     """Most inner steps a candidate may take, 1 to 64; the baseline's steps unless said."""
+    units: tuple[tuple[str, ...], ...] | None = None
+    """What is updated or frozen as one, input to output: each unit a list of names, of a network's units
+    (`[[conv1, conv2], [conv3], [conv4], [head]]`), their modules (`conv1.norm`) or single parameters
+    (`head.bias`); every parameter in exactly one. The network's own units unless said."""
+    rate_factors: tuple[float, ...] = (1.0,)
+    """Each row's rate is the base rate times one of these: up to 8 numbers above 0 and at most 1000."""
 
     def __post_init__(self) -> None:
         if self.max_steps is not None:
             _check_range("space.max_steps", self.max_steps, 1, 64)
+        _check_range("space.rate_factors", len(self.rate_factors), 1, 8, what="number of factors")
+        factors = tuple(sorted(map(float, self.rate_factors)))
+        if len(set(factors)) != len(factors):
+            raise InvalidSpec("space.rate_factors", "names a factor twice")
+        for factor in factors:
+            if problem := factor_problem(factor):
+                raise InvalidSpec("space.rate_factors", problem)
+        object.__setattr__(self, "rate_factors", factors)
+        if self.units is not None:
+            object.__setattr__(self, "units", tuple(map(tuple, self.units)))
+            _check_range("space.units", len(self.units), 1, MAX_UNITS, what="number of units")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,9 +357,29 @@ class SearchSpec:
             raise InvalidSpec("device", f"must be 'cpu' or 'cuda:<name>', not '{self.device}'")
         _check_range("priority", self.priority, -1000, 1000)
         _check_range("seed", self.seed, 0, MAX_SEED)
-        max_steps = self.space.max_steps
-        if max_steps is not None:
-            check_space_is_listable(len(self.model.unit_names), max_steps, self.may_lower_precision)
+        if self.meta_training is not None:
+            check_space(self.candidates(self.meta_training.inner_steps))
+
+    @property
+    def units(self) -> Units:
+        """What patterns speak of, input to output, and the parameters of each.
+
+        Raises:
+            InvalidSpec: `space.units` does not name every parameter of the network once.
+        """
+        if self.space.units is None:
+            return self.model.units
+        return _grouped(self.model.units, self.space.units)
+
+    def candidates(self, trained_steps: int, fast_bfloat16: bool = True) -> CandidateSpace:
+        """The space, given what the checkpoint was trained for and whether the device is fast at bfloat16."""
+        return CandidateSpace(
+            kind=self.space.kind,
+            units=len(self.units),
+            max_steps=self.max_steps(trained_steps),
+            factors=self.space.rate_factors,
+            lowered=self.may_lower_precision and fast_bfloat16,
+        )
 
     @property
     def may_lower_precision(self) -> bool:
@@ -352,20 +402,47 @@ class SearchSpec:
 MAX_SEED = 2**63 - 1
 
 
-def check_space_is_listable(units: int, max_steps: int, lowered: bool = False) -> int:
-    """Size of the constant-row space; ``lowered`` as in :func:`search_service.domain.space.constant_rows_size`.
+def check_space(space: CandidateSpace) -> None:
+    """Refuse a space that cannot be searched.
 
     Raises:
         InvalidSpec: it has more candidates than can be listed.
     """
-    size = constant_rows_size(units, max_steps, lowered)
-    if size > MAX_LISTED_CANDIDATES:
+    if not space.is_listable:
+        size = f"{space.size:,}" if space.size <= MAX_CANDIDATES else "more than 2^512"
         raise InvalidSpec(
             "space",
-            f"{units} units and up to {max_steps} steps make {size} candidates; "
-            f"at most {MAX_LISTED_CANDIDATES} can be listed: use fewer units or steps",
+            f"{space.units} units, up to {space.max_steps} steps and {len(space.factors)} rate factors make {size} "
+            f"candidates; at most {MAX_LISTED_CANDIDATES:,} can be listed: use fewer units, steps or factors",
         )
-    return size
+
+
+def _grouped(own: Units, groups: tuple[tuple[str, ...], ...]) -> Units:
+    """Units as a spec groups or splits a network's own."""
+    parameters = [name for names in own.values() for name in names]
+    unit_of: dict[str, str] = {}
+    units: Units = {}
+    for group in groups:
+        unit = "+".join(group)
+        named: list[str] = []
+        for name in group:
+            meant = [parameter for parameter in parameters if parameter == name or parameter.startswith(f"{name}.")]
+            if not meant:
+                raise InvalidSpec("space.units", f"the network has no '{name}'; it has {', '.join(own)}")
+            named += meant
+        for parameter in named:
+            if parameter in unit_of:
+                raise InvalidSpec("space.units", f"'{parameter}' is in '{unit_of[parameter]}' and again in '{unit}'")
+            unit_of[parameter] = unit
+        if not named:
+            raise InvalidSpec("space.units", "a unit is empty")
+        units[unit] = tuple(sorted(named, key=parameters.index))
+    if left := [name for name in parameters if name not in unit_of]:
+        raise InvalidSpec("space.units", f"in no unit: {', '.join(left)}")
+    firsts = [parameters.index(names[0]) for names in units.values()]
+    if firsts != sorted(firsts):
+        raise InvalidSpec("space.units", f"list units from input to output: {', '.join(own)}")
+    return units
 
 
 def _check_range(name: str, value: int | None, low: int, high: int, what: str = "value") -> None:

@@ -60,7 +60,7 @@ def study(database: Database) -> None:
     with database.session() as session:
         row = searches.add(session, SPEC)
         searches.start(session, row)
-        patterns = constant_row_patterns(len(SPEC.model.unit_names), 5)
+        patterns = constant_row_patterns(len(SPEC.units), 5)
         trials.add_many(session, row.id, [(pattern.text, "group") for pattern in patterns])
         for trial, changes in zip(trials.of_search(session, row.id), figures, strict=False):
             for name, value in {"blocks": 1, **changes}.items():

@@ -89,7 +89,7 @@ def candidate_program(
 
     def adapted(*flat: Tensor) -> list[Any]:
         parameters, x, y = pytree.tree_unflatten(flat, arguments)
-        state = adapt(adaptation, parameters, pattern, laid_out(x, layout), y)
+        state = adapt(adaptation, parameters, pattern, laid_out(x, layout), y, candidate.factors)
         results, spec = pytree.tree_flatten(({name: state.parameters[name] for name in active}, state.statistics))
         nesting.append(spec)
         return results

@@ -75,8 +75,9 @@ class Adaptation:
         rate: float,
         norm_statistics: NormStatistics = "support",
         create_graph: bool = True,
+        units: Units | None = None,
     ) -> Adaptation:
-        """The adaptation of a network with the units that it declares.
+        """The adaptation of a network with ``units``, or those that it declares.
 
         Where the network has PyTorch's batch normalisation, the adaptation owns a copy in which ``norm_statistics``
         decides what that normalises by, whatever mode (``train()``, ``eval()``) the network is in.
@@ -84,7 +85,7 @@ class Adaptation:
         Raises:
             UnsupportedNetwork: its units are none, or its normalisation cannot follow ``norm_statistics``.
         """
-        units = units_of(network)
+        units = units_of(network, units)
         stateless, replaced = replace_batch_norms(network, running=norm_statistics == "running")
         if replaced:
             _logger.info(
@@ -124,19 +125,26 @@ def support_gradient(
 
 
 def inner_step(
-    adaptation: Adaptation, parameters: Parameters, row: Sequence[bool], support_x: Tensor, support_y: Tensor
+    adaptation: Adaptation,
+    parameters: Parameters,
+    row: Sequence[bool],
+    support_x: Tensor,
+    support_y: Tensor,
+    factor: float = 1.0,
 ) -> Parameters:
-    """One gradient step of the units that ``row`` names.
+    """One gradient step of the units that ``row`` names, at ``factor`` times the base rate.
 
-    Returns all parameters; those of frozen units are the same objects. (Khabarlak, arXiv 2206.05930, section 3.)
+    Returns all parameters; those of frozen units are the same objects. (Khabarlak, arXiv 2206.05930, section 3; rate
+    factors are ours.)
     """
     gradient = support_gradient(adaptation, parameters, adaptation.names_of(row), support_x, support_y)
-    return {**parameters, **{name: _moved(adaptation, parameters[name], value) for name, value in gradient.items()}}
+    stepped = {name: moved(adaptation, parameters[name], value, factor) for name, value in gradient.items()}
+    return {**parameters, **stepped}
 
 
-def _moved(adaptation: Adaptation, parameter: Tensor, gradient: Tensor) -> Tensor:
-    """``parameter - rate * gradient``, in one operation."""
-    return torch.sub(parameter, gradient, alpha=adaptation.rate)
+def moved(adaptation: Adaptation, parameter: Tensor, gradient: Tensor, factor: float = 1.0) -> Tensor:
+    """``parameter - factor * rate * gradient``, in one operation."""
+    return torch.sub(parameter, gradient, alpha=adaptation.rate * factor)
 
 
 def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x: Tensor) -> Statistics:
@@ -149,9 +157,14 @@ def support_statistics(adaptation: Adaptation, parameters: Parameters, support_x
 
 
 def adapt(
-    adaptation: Adaptation, parameters: Parameters, pattern: LambdaPattern, support_x: Tensor, support_y: Tensor
+    adaptation: Adaptation,
+    parameters: Parameters,
+    pattern: LambdaPattern,
+    support_x: Tensor,
+    support_y: Tensor,
+    factors: Sequence[float] | None = None,
 ) -> AdaptedState:
-    """Adapt under a pattern; The empty pattern leaves the parameters untouched.
+    """Adapt under a pattern; the empty pattern leaves the parameters untouched.
 
     Args:
         adaptation: how the network adapts.
@@ -159,9 +172,10 @@ def adapt(
         pattern: S rows of U units.
         support_x: ``N x ...``-dim tensor.
         support_y: ``N``-dim labels or ``N x outputs``-dim targets.
+        factors: of the base rate, one per row; all 1 unless given.
     """
-    for row in pattern.rows:
-        parameters = inner_step(adaptation, parameters, row, support_x, support_y)
+    for row, factor in zip(pattern.rows, factors or (1.0,) * pattern.steps, strict=True):
+        parameters = inner_step(adaptation, parameters, row, support_x, support_y, factor)
     return AdaptedState(parameters, support_statistics(adaptation, parameters, support_x))
 
 

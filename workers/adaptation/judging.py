@@ -17,22 +17,21 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from search_service.domain.candidate import Candidate, Precision
+from search_service.domain.candidate import Candidate, Precision, Step
 from search_service.domain.evaluation import DIVERGED_QUALITY
-from search_service.domain.lambda_pattern import LambdaPattern
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import WAVE, Lanes
 from workers.adaptation.layout import Layout, laid_out, layouts_of
 from workers.adaptation.memory import MemoryLimitTooSmall, default_limit_bytes
 from workers.adaptation.plans import Choices, Tuning
-from workers.adaptation.shared_runs import Metric, Row, SharedRuns
+from workers.adaptation.shared_runs import Metric, SharedRuns
 
 SIZES_ON_A_CPU = (1, 5, 25)
 """Episodes at once that are tried on a CPU: convolutions whose filters differ by episode gain little by more."""
 SIZES_ON_A_GPU = (1, 8, 64, 512)
 """Episodes at once that are tried on a GPU, which wants many."""
 
-Rows = tuple[Row, ...]
+Steps = tuple[Step, ...]
 _ONE_LANE = Lanes()
 
 
@@ -104,7 +103,7 @@ class Judge:
 
         Returns:
             Candidate's text -> ``B x max(S, 1)``-dim tensor on the CPU; column s is the quality after the first
-            ``s + 1`` rows, or ``DIVERGED_QUALITY``.
+            ``s + 1`` steps, or ``DIVERGED_QUALITY``.
 
         Raises:
             MemoryLimitTooSmall: not even one episode fits.
@@ -112,27 +111,27 @@ class Judge:
         episodes = (support_x, support_y, query_x, query_y)
         judged: dict[str, Tensor] = {}
         for precision, group in _groups(candidates):
-            patterns = [candidate.pattern for candidate in group]
-            columns = list(dict.fromkeys(rows for pattern in patterns for rows in _steps(pattern)))
-            matrix = self._judge(precision, patterns, columns, episodes, pause)
+            columns = list(dict.fromkeys(steps for candidate in group for steps in _first_steps(candidate)))
+            matrix = self._judge(precision, group, columns, episodes, pause)
             matrix = torch.nan_to_num(matrix, nan=DIVERGED_QUALITY).clamp(min=DIVERGED_QUALITY)
+            place = {steps: column for column, steps in enumerate(columns)}
             for candidate in group:
-                judged[candidate.text] = matrix[:, [columns.index(rows) for rows in _steps(candidate.pattern)]]
+                judged[candidate.text] = matrix[:, [place[steps] for steps in _first_steps(candidate)]]
         return judged
 
     def _judge(
         self,
         precision: Precision,
-        patterns: list[LambdaPattern],
-        columns: list[Rows],
+        candidates: list[Candidate],
+        columns: list[Steps],
         episodes: Sequence[Tensor],
         pause: Callable[[], None],
     ) -> Tensor:
-        """``B x len(columns)`` qualities of the patterns with the rows in ``columns``, by one shared program."""
-        kind = _Kind.of(patterns, precision, episodes)
+        """``B x len(columns)`` qualities of the candidates with the steps in ``columns``, by one shared program."""
+        kind = _Kind.of(candidates, precision, episodes)
         tuning = self._tunings.setdefault(kind, Tuning(str(kind), self._choices))
         done, count = 0, len(episodes[0])
-        room = self._room(kind, tuning.choices.first.layout, patterns, episodes)
+        room = self._room(kind, tuning.choices.first.layout, candidates, episodes)
         most = min(room, count)
         blocks: list[Tensor] = []
         while done < count:
@@ -144,7 +143,7 @@ class Judge:
             done += len(starts) * size
 
             program = self._program(kind, plan.layout, _part(episodes, starts[0], size))
-            call = partial(self._qualities, program, plan.layout, patterns, columns, episodes)
+            call = partial(self._qualities, program, plan.layout, candidates, columns, episodes)
             lanes = self.lanes if plan.lanes > 1 and room >= plan.lanes * size else _ONE_LANE
             started = time.perf_counter()
             blocks += lanes.map(call, starts)
@@ -156,15 +155,15 @@ class Judge:
         self,
         program: SharedRuns,
         layout: Layout,
-        patterns: list[LambdaPattern],
-        columns: list[Rows],
+        candidates: list[Candidate],
+        columns: list[Steps],
         episodes: Sequence[Tensor],
         start: int,
     ) -> Tensor:
         """``program.batch x len(columns)`` qualities on the episodes from ``start``."""
         chunk = [laid_out(tensor, layout) for tensor in _part(episodes, start, program.batch)]
-        qualities = program.run(self._laid_out[layout], chunk, patterns)
-        return torch.stack([qualities[rows] for rows in columns], dim=1).cpu()
+        qualities = program.run(self._laid_out[layout], chunk, candidates)
+        return torch.stack([qualities[steps] for steps in columns], dim=1).cpu()
 
     def _program(self, kind: _Kind, layout: Layout, chunk: Sequence[Tensor]) -> SharedRuns:
         key = (kind, layout, len(chunk[0]))
@@ -181,7 +180,7 @@ class Judge:
             )
         return self._programs[key]
 
-    def _room(self, kind: _Kind, layout: Layout, patterns: list[LambdaPattern], episodes: Sequence[Tensor]) -> int:
+    def _room(self, kind: _Kind, layout: Layout, candidates: list[Candidate], episodes: Sequence[Tensor]) -> int:
         """How many episodes fit into the memory limit together, counted from the program of one.
 
         Raises:
@@ -191,7 +190,7 @@ class Judge:
         program = self._program(kind, layout, one)
         # Both are copied into the program's layout, episodes once more when they are taken out of their block.
         parameters = sum(value.nbytes for value in self.parameters.values())
-        needed = program.needed_bytes(patterns) + 2 * sum(tensor.nbytes for tensor in one)
+        needed = program.needed_bytes(candidates) + 2 * sum(tensor.nbytes for tensor in one)
         if parameters + needed > self.memory_limit_bytes:
             raise MemoryLimitTooSmall(self.memory_limit_bytes, parameters + needed)
         # Several at once have a copy of the parameters each.
@@ -216,9 +215,9 @@ class _Kind:
     shapes: tuple[tuple[torch.Size, torch.dtype], ...]
 
     @classmethod
-    def of(cls, patterns: Iterable[LambdaPattern], precision: Precision, episodes: Sequence[Tensor]) -> _Kind:
+    def of(cls, candidates: Iterable[Candidate], precision: Precision, episodes: Sequence[Tensor]) -> _Kind:
         lowest_units = frozenset(
-            pattern.lowest_active_unit for pattern in patterns if pattern.lowest_active_unit is not None
+            lowest for candidate in candidates if (lowest := candidate.pattern.lowest_active_unit) is not None
         )
         return cls(lowest_units, precision, tuple((tensor.shape[1:], tensor.dtype) for tensor in episodes))
 
@@ -236,9 +235,9 @@ def _groups(candidates: Iterable[Candidate]) -> list[tuple[Precision, list[Candi
     return [(precision, group) for (precision, _), group in groups.items()]
 
 
-def _steps(pattern: LambdaPattern) -> list[Rows]:
-    """The rows of a pattern after 1, 2, ... of its steps; of the empty pattern, none."""
-    return [pattern.rows[:steps] for steps in range(min(pattern.steps, 1), pattern.steps + 1)]
+def _first_steps(candidate: Candidate) -> list[Steps]:
+    """The first 1, 2, ... steps of a candidate; of the empty pattern, none."""
+    return [candidate.steps_taken[:steps] for steps in range(min(candidate.steps, 1), candidate.steps + 1)]
 
 
 def _part(episodes: Sequence[Tensor], start: int, size: int) -> list[Tensor]:

@@ -15,6 +15,7 @@ from workers.adaptation.inner_loop import (
 )
 from workers.adaptation.judging import accuracy, negative_mse
 from workers.adaptation.shared_runs import Metric
+from workers.adaptation.units import Units
 
 TOGETHER = 25
 """Episodes in one call where calls are dear."""
@@ -26,10 +27,11 @@ def adaptation_for(
     rate: float,
     norm_statistics: NormStatistics,
     create_graph: bool = True,
+    units: Units | None = None,
 ) -> Adaptation:
     """How ``network`` adapts to tasks of a family: mean squared error for regression, cross-entropy otherwise."""
     loss = regression_loss if tasks.is_regression else classification_loss
-    return Adaptation.of(network, loss, rate, norm_statistics, create_graph)
+    return Adaptation.of(network, loss, rate, norm_statistics, create_graph, units)
 
 
 def metric_for(tasks: TaskFamily) -> Metric:

@@ -1,18 +1,18 @@
-"""Many patterns adapted and judged on the same episodes, everything that they have in common computed once.
+"""Many candidates adapted and judged on the same episodes, everything that they have in common computed once.
 
-An adaptation is a walk: from parameters, one evaluation gives the quality on the query set and the parameters after a
-step of every unit that may move; the pattern's next row says which units take them. One evaluation is traced for each
-lowest active unit, all of them into one program, which is then cut into stages by what an operation depends on:
+An adaptation is a walk: from parameters, one evaluation gives the quality on the query set and the gradient of every
+unit that may move; the next step's row says which units move by it, its factor how far. One evaluation is traced for
+each lowest active unit, all of them into one program, which is then cut into stages by what an operation depends on:
 
 * what depends on no moving parameter runs once for all patterns: features of the frozen prefixes (the lower part of the
-  unadapted forward pass, query set included), the first step's loss and gradient, and so the parameters that every
-  pattern's first step chooses from;
+  unadapted forward pass, query set included), the first step's loss and gradient, which every candidate's first step
+  moves by;
 * what depends on moving parameters of the units up to u runs again when those do not stay the same: of the patterns
   after one step, all that agree on the lower units share their features;
 * what only the next step needs, the gradient, runs if there is a next step.
 
-Patterns are walked as a tree of rows, so patterns with equal first rows share those steps, and a pattern's first
-1, 2, ... steps come with it.
+Candidates are walked as a tree of steps, so those with equal first steps share them, and a candidate's first 1, 2, ...
+steps come with it.
 
 Notation: B episodes adapted together, U units, N support and M query examples.
 """
@@ -28,14 +28,14 @@ from torch.func import vmap
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
-from search_service.domain.candidate import Precision
-from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.candidate import Candidate, Precision, Step
 from workers.adaptation.inner_loop import (
     Adaptation,
     AdaptedState,
     Parameters,
-    inner_step,
+    moved,
     predict,
+    support_gradient,
     support_statistics,
 )
 from workers.adaptation.precision import downstream, lower_prefix
@@ -43,11 +43,10 @@ from workers.adaptation.program import trace
 from workers.adaptation.stages import Values, split, upstream
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-Row = tuple[bool, ...]
-Qualities = dict[tuple[Row, ...], Tensor]
-"""Rows of a pattern -> ``B``-dim tensor of its qualities."""
+Qualities = dict[tuple[Step, ...], Tensor]
+"""Steps of a candidate -> ``B``-dim tensor of its qualities."""
 
-_Tree = dict[Row, "_Tree"]
+_Tree = dict[Step, "_Tree"]
 _Key = tuple[int | None, int]
 _STEP = -1
 _SHARED: _Key = (None, 0)
@@ -78,6 +77,7 @@ class SharedRuns:
         episodes: Sequence[Tensor],
     ) -> None:
         started = time.perf_counter()
+        self.adaptation = adaptation
         self.units = list(adaptation.units.values())
         self.lowest_units = sorted(lowest_units)
         self.batch = episodes[0].shape[0]
@@ -92,9 +92,9 @@ class SharedRuns:
             support_x, support_y, query_x, query_y = episode
             state = AdaptedState(parameters, support_statistics(adaptation, parameters, support_x))
             quality = metric(predict(adaptation, state, query_x), query_y)
-            row = [unit >= lowest for unit in range(len(self.units))]
-            moved = inner_step(adaptation, parameters, row, support_x, support_y) if any(row) else {}
-            return quality, self._from(lowest, moved)
+            names = [name for unit in self.units[lowest:] for name in unit]
+            gradient = support_gradient(adaptation, parameters, names, support_x, support_y) if names else {}
+            return quality, gradient
 
         def all_at_once(parameters: Parameters, moving: dict[int, Parameters], *episode: Tensor) -> Any:
             first = evaluate(parameters, min(self.lowest_units, default=len(self.units)), *episode)
@@ -142,45 +142,45 @@ class SharedRuns:
             stage_of.setdefault(node, _SHARED if node in needed else _EMPTY)
         self.stages = split(module, {node: key for node, key in stage_of.items() if node.op not in _NO_OPERATION})
 
-    def run(self, parameters: Parameters, episodes: Sequence[Tensor], patterns: Iterable[LambdaPattern]) -> Qualities:
-        """Qualities of patterns, and of all their first steps, on B episodes.
+    def run(self, parameters: Parameters, episodes: Sequence[Tensor], candidates: Iterable[Candidate]) -> Qualities:
+        """Qualities of candidates, and of all their first steps, on B episodes.
 
         Args:
             parameters: all parameters before adaptation.
             episodes: support x and y, query x and y, each with a leading dimension of B.
-            patterns: of the program's lowest active units, or empty.
+            candidates: whose patterns have the program's lowest active units, or are empty.
         """
         values: Values = {self._parameters[name]: value for name, value in parameters.items()}
         values.update(zip(self._episode, self._unpacked(episodes), strict=True))
         self._run(_SHARED, values)
         qualities: Qualities = {}
-        trees = _trees(patterns)
+        trees = _trees(candidates)
         if None in trees:
             self._run(_EMPTY, values)
             qualities[()] = values[self._first[0]].reshape(-1)
         repeated = self._repeated(parameters)
-        moved = {name: values[node] for name, node in self._first[1].items()}
+        gradient = {name: values[node] for name, node in self._first[1].items()}
         for lowest, tree in trees.items():
             if lowest is not None:
-                self._walk(lowest, tree, (), repeated, moved, values, qualities)
+                self._walk(lowest, tree, (), repeated, gradient, values, qualities)
                 for key in [key for key in self.stages if key[0] == lowest]:
                     for name in self.stages[key].gives:
                         values.pop(name, None)
         return qualities
 
-    def needed_bytes(self, patterns: Iterable[LambdaPattern]) -> int:
-        """Most memory that judging patterns takes beside its inputs, as counted from the program.
+    def needed_bytes(self, candidates: Iterable[Candidate]) -> int:
+        """Most memory that judging candidates takes beside its inputs, as counted from the program.
 
-        What passes between stages is held until the stage runs again; a pattern with further steps holds its parameters
-        while its neighbours are judged.
+        What passes between stages is held until the stage runs again; parameters moved by one rate are held while
+        candidates that begin alike are judged, and a candidate with further steps holds its gradient meanwhile.
         """
-        trees = _trees(patterns)
+        trees = _trees(candidates)
         repeated = self._bytes_from(0) if self.batch > 1 else 0
         peaks = [self._stage_bytes([_SHARED], 0), self._stage_bytes([_EMPTY], self._held_bytes([_SHARED]))]
         for lowest, tree in trees.items():
             if lowest is not None:
                 own = [key for key in self.stages if key[0] == lowest]
-                held = self._held_bytes([_SHARED, *own]) + _most_continued(tree) * self._bytes_from(lowest)
+                held = self._held_bytes([_SHARED, *own]) + _most_held(tree) * self._bytes_from(lowest)
                 peaks.append(self._stage_bytes(own, held))
         return repeated + max(peaks)
 
@@ -199,23 +199,27 @@ class SharedRuns:
         self,
         lowest: int,
         tree: _Tree,
-        rows: tuple[Row, ...],
+        before: tuple[Step, ...],
         parameters: Parameters,
-        moved: Parameters,
+        gradient: Parameters,
         values: Values,
         qualities: Qualities,
     ) -> None:
-        """Judge every pattern of a tree that begins with ``rows``, which lead to ``parameters``.
+        """Judge every candidate of a tree that begins with the steps ``before``, which lead to ``parameters``.
 
-        All patterns with one row more are judged before any with two: neighbours share the features of the lower units.
+        All with one step more are judged before any with two, and rate by rate: neighbours share the features of the
+        lower units.
         """
-        continued: list[tuple[Row, Parameters, Parameters]] = []
-        for row in sorted(tree):
-            chosen = {
-                name: moved[name] if row[unit] else parameters[name]
-                for unit in range(lowest, len(self.units))
-                for name in self.units[unit]
-            }
+        continued: list[tuple[Step, Parameters, Parameters]] = []
+        by_rate: dict[float, Parameters] = {}
+        for row, factor in sorted(tree, key=lambda step: (step[1], step[0])):
+            stepped = by_rate.setdefault(factor, {})
+            chosen: Parameters = {}
+            for unit in range(lowest, len(self.units)):
+                for name in self.units[unit]:
+                    if row[unit] and name not in stepped:
+                        stepped[name] = moved(self.adaptation, parameters[name], gradient[name], factor)
+                    chosen[name] = stepped[name] if row[unit] else parameters[name]
             inputs = {self._moving[lowest][name]: value for name, value in chosen.items()}
             changed = [
                 unit
@@ -226,14 +230,15 @@ class SharedRuns:
             values.update(inputs)
             for unit in range(min(changed, default=len(self.units)), len(self.units)):
                 self._run((lowest, unit), values)
-            quality, step = self._later[lowest]
-            qualities[*rows, row] = values[quality].reshape(-1)
-            if tree[row]:
+            quality, following = self._later[lowest]
+            step = (row, factor)
+            qualities[*before, step] = values[quality].reshape(-1)
+            if tree[step]:
                 self._run((lowest, _STEP), values)
-                continued.append((row, chosen, {name: values[node] for name, node in step.items()}))
+                continued.append((step, chosen, {name: values[node] for name, node in following.items()}))
         while continued:
-            row, chosen, moved = continued.pop(0)
-            self._walk(lowest, tree[row], (*rows, row), chosen, moved, values, qualities)
+            step, chosen, gradient = continued.pop(0)
+            self._walk(lowest, tree[step], (*before, step), chosen, gradient, values, qualities)
 
     def _run(self, key: _Key, values: Values) -> None:
         if key in self.stages:
@@ -253,17 +258,18 @@ class SharedRuns:
         return {name: parameters[name] for names in self.units[lowest:] for name in names}
 
 
-def _trees(patterns: Iterable[LambdaPattern]) -> dict[int | None, _Tree]:
-    """Lowest active unit -> the patterns with it as a tree of rows."""
+def _trees(candidates: Iterable[Candidate]) -> dict[int | None, _Tree]:
+    """Lowest active unit -> the candidates with it as a tree of steps."""
     trees: dict[int | None, _Tree] = {}
-    for pattern in patterns:
-        tree = trees.setdefault(pattern.lowest_active_unit, {})
-        for row in pattern.rows:
-            tree = tree.setdefault(row, {})
+    for candidate in candidates:
+        tree = trees.setdefault(candidate.pattern.lowest_active_unit, {})
+        for step in candidate.steps_taken:
+            tree = tree.setdefault(step, {})
     return trees
 
 
-def _most_continued(tree: _Tree) -> int:
-    """How many patterns of a tree hold the parameters of their next step at once."""
+def _most_held(tree: _Tree) -> int:
+    """How many times all moving parameters, or their gradient, are held at once in a walk of a tree."""
     continued = [below for below in tree.values() if below]
-    return len(continued) + max(map(_most_continued, continued), default=0)
+    factors = {factor for _, factor in tree}
+    return len(factors) + len(continued) + max(map(_most_held, continued), default=0)

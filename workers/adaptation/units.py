@@ -22,15 +22,17 @@ class DeclaresUnits(Protocol):
         """Unit name -> names of its parameters, input to output."""
 
 
-def units_of(network: nn.Module) -> Units:
-    """The units of any network: those it declares, or its direct children that own parameters, in order.
+def units_of(network: nn.Module, chosen: Units | None = None) -> Units:
+    """The units of any network: ``chosen`` ones, those it declares, or its direct children that own parameters.
 
     Raises:
         UnsupportedNetwork: a unit is empty or names an unknown parameter, two units share one, a parameter is in none
             or has no shape yet.
     """
     # The class is asked, since instances may own a submodule or a number called `units`.
-    if isinstance(network, DeclaresUnits) and callable(getattr(type(network), "units", None)):
+    if chosen is not None:
+        units = dict(chosen)
+    elif isinstance(network, DeclaresUnits) and callable(getattr(type(network), "units", None)):
         units = dict(network.units())
     else:
         units = {

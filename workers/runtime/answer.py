@@ -109,7 +109,8 @@ def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None)
         rows=["".join("1" if bit else "0" for bit in row) for row in pattern.rows],
         units=list(case.unit_names),
         steps=pattern.steps,
-        rates=[case.rate] * pattern.steps,
+        rates=[case.rate * factor for factor in candidate.factors],
+        rate_factors=list(candidate.factors),
         latency_s=Latency(**timed["latency_s"]) if timed else None,
         prediction_latency_s={name: Latency(**latency) for name, latency in predictions.items()},
         speedup=Ratio(**timed["speedup"]) if timed else None,
@@ -143,6 +144,7 @@ def _front(case: Case, survived: list[TrialRow]) -> list[FrontPoint]:
     chosen = []
     for point in front(points):
         row = timed[point.candidate]
+        candidate = Candidate.parse(row.candidate)
         estimate = MeanEstimate(
             mean=point.degradation,
             standard_error=row.degradation_se or 0.0,
@@ -151,8 +153,9 @@ def _front(case: Case, survived: list[TrialRow]) -> list[FrontPoint]:
         low, high = estimate.interval()
         chosen.append(
             FrontPoint(
-                pattern=Candidate.parse(row.candidate).pattern.text,
-                precision=Candidate.parse(row.candidate).precision,
+                pattern=candidate.pattern.text,
+                precision=candidate.precision,
+                rate_factors=list(candidate.factors),
                 latency_s=point.latency_s,
                 speedup=row.speedup or 0.0,
                 quality=row.quality or 0.0,

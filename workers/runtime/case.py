@@ -55,8 +55,14 @@ class Case:
 
     @property
     def unit_names(self) -> tuple[str, ...]:
-        """The network's units, input to output."""
-        return self.network.unit_names
+        """What patterns speak of, input to output."""
+        return tuple(self.spec.units)
+
+    @property
+    def regrouped_units(self) -> tuple[tuple[str, ...], ...] | None:
+        """The parameters of each unit, where they are not the network's own units."""
+        units, own = tuple(self.spec.units.values()), tuple(self.network.units.values())
+        return None if units == own else units
 
     @property
     def rate(self) -> float:
@@ -95,6 +101,7 @@ class Case:
             model=self.network,
             rate=self.rate,
             norm_statistics=self.spec.norm_statistics,
+            units=tuple(self.spec.units.items()),
         )
 
     def scope(self, split: Split) -> EvaluationScope:
@@ -111,6 +118,7 @@ class Case:
             block_size=self.spec.episodes.block,
             rate=self.rate,
             norm_statistics=self.spec.norm_statistics,
+            units=self.regrouped_units,
         )
 
     def timing_scope(self, runtime: Runtime) -> TimingScope:
@@ -124,6 +132,7 @@ class Case:
             queries=tasks.queries,
             rate=self.rate,
             norm_statistics=self.spec.norm_statistics,
+            units=self.regrouped_units,
             baseline=self.baseline.text,
             runtime=runtime,
             fingerprint=content_key(self.device),

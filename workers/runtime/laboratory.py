@@ -164,8 +164,9 @@ class Laboratory:
             model=recipe.model,
             rate=recipe.meta_training.inner_rate,
             norm_statistics=recipe.norm_statistics,
+            units=tuple(recipe.model.units.items()),
         )
-        full = LambdaPattern.full(len(recipe.model.unit_names), recipe.meta_training.inner_steps)
+        full = LambdaPattern.full(len(recipe.model.units), recipe.meta_training.inner_steps)
         qualities: list[float] = []
         for block in range(work.episodes // work.block):
             judging = JudgingWork(
@@ -194,7 +195,7 @@ class Laboratory:
     def _judge(self, work: JudgingWork) -> JudgingOutcome:
         episodes = self._episodes(work.subject.tasks)
         batch = episodes.draw(work.split, work.seed, work.block * work.block_size, work.block_size)
-        units = len(work.subject.model.unit_names)
+        units = len(work.subject.units)
         candidates = [Candidate.parse(text, units) for text in work.candidates]
         judge = self._judges(work.subject)
         judged = judge.qualities(candidates, *batch_tensors(batch, self.device), pause=self.timing_lock.give_way)
@@ -253,7 +254,8 @@ class Laboratory:
         parameters, _ = read_checkpoint(data, self.device)
         network = build_network(subject.model, episodes.input_shape, subject.tasks.outputs, seed=0).to(self.device)
         network.load_state_dict(parameters)
-        adaptation = adaptation_for(network, subject.tasks, subject.rate, subject.norm_statistics)
+        units = dict(subject.units)
+        adaptation = adaptation_for(network, subject.tasks, subject.rate, subject.norm_statistics, units=units)
         return adaptation, adaptation.parameters()
 
     def _open_judge(self, subject: ModelUnderTest) -> Judge:

@@ -18,6 +18,8 @@ class ModelUnderTest:
     model: NetworkSpec
     rate: float
     norm_statistics: Literal["support", "query"]
+    units: tuple[tuple[str, tuple[str, ...]], ...]
+    """Name of each unit and of its parameters, input to output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

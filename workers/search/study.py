@@ -148,7 +148,7 @@ class _Subject:
     def __init__(self, search: SearchRow, trained_steps: int) -> None:
         self.search = search
         self.spec: SearchSpec = codec.stored_spec(search.spec)
-        self.unit_names = self.spec.model.unit_names
+        self.unit_names = tuple(self.spec.units)
         self.max_steps = self.spec.max_steps(trained_steps)
         self.block = self.spec.episodes.block
 

@@ -23,6 +23,7 @@ FIGURES = {
     "units": ["conv1", "conv2", "conv3", "conv4", "head"],
     "steps": 2,
     "rates": [0.1, 0.1],
+    "rate_factors": [1.0, 1.0],
     "latency_s": {"median": 0.01, "p10": 0.009, "p90": 0.011, "samples": 50},
     "prediction_latency_s": {},
     "speedup": {"estimate": 8.0, "low": 7.5, "high": 8.5},

@@ -122,6 +122,7 @@ def figures(row: str, steps: int, median: float | None, quality: float, bound: f
         "units": UNITS,
         "steps": steps,
         "rates": [0.1] * steps,
+        "rate_factors": [1.0] * steps,
         "latency_s": None if median is None else latency(median),
         "prediction_latency_s": {"one_query": latency(0.0011), "all_queries": latency(0.019)},
         "speedup": None if speedup is None else ratio(speedup),
@@ -140,6 +141,7 @@ def figures(row: str, steps: int, median: float | None, quality: float, bound: f
 def front_point(pattern: str, median: float, quality: float) -> dict[str, Any]:
     return {
         "pattern": pattern,
+        "rate_factors": [1.0] * int(pattern.partition("@")[2] or 1),
         "precision": "float32",
         "latency_s": median,
         "speedup": LATENCY_OF_BASELINE / median,

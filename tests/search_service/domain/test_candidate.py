@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_service.domain.candidate import Candidate, Precision, constant_row_candidates
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.errors import InvalidPattern
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.space import constant_rows_size
 
 patterns = st.integers(1, 6).flatmap(
     lambda units: st.lists(st.tuples(*[st.booleans()] * units), max_size=4).map(
@@ -18,32 +17,70 @@ patterns = st.integers(1, 6).flatmap(
 )
 
 
-@given(pattern=patterns, precision=st.sampled_from(Precision))
-def test_a_text_reads_back_as_the_same_candidate(pattern: LambdaPattern, precision: Precision) -> None:
+factors = st.one_of(st.just(1.0), st.integers(1, 999_999).map(lambda digits: float(f"{digits}e-3")))
+
+
+@given(data=st.data(), pattern=patterns, precision=st.sampled_from(Precision))
+def test_a_text_reads_back_as_the_same_candidate(
+    data: st.DataObject, pattern: LambdaPattern, precision: Precision
+) -> None:
+    rates = tuple(data.draw(st.lists(factors, min_size=pattern.steps, max_size=pattern.steps)))
     if precision != Precision.FLOAT32 and not pattern.lowest_active_unit:
         with pytest.raises(InvalidPattern, match="no frozen unit before the first active one"):
-            Candidate(pattern, precision)
+            Candidate(pattern, rates, precision)
         return
-    candidate = Candidate(pattern, precision)
+    candidate = Candidate(pattern, rates, precision)
     assert Candidate.parse(candidate.text, pattern.units) == candidate
-    assert (candidate.text == pattern.text) == (precision == Precision.FLOAT32)
+    assert (candidate.text == pattern.text) == (precision == Precision.FLOAT32 and set(rates) <= {1.0})
 
 
-@pytest.mark.parametrize("text", ["00010:", "00010:float32", "00010:int8", "00010:bfloat16:bfloat16", "00:10"])
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("00111*2/00111*2", "00111*2@2"),
+        ("00111*1@2", "00111@2"),
+        ("00111*2.0/00111/00000*7/00111", "00111*2/00111@2"),
+        ("01*5e-1@3:bfloat16", "01*0.5@3:bfloat16"),
+        ("000*3", "000"),
+    ],
+)
+def test_one_candidate_has_one_text(text: str, canonical: str) -> None:
+    assert Candidate.parse(text).text == canonical
+    assert Candidate.parse(canonical).text == canonical
+
+
+def test_first_steps_keep_rates_and_precision() -> None:
+    candidate = Candidate.parse("00111*2/00010/01000:bfloat16")
+    assert candidate.first_steps(2).text == "00111*2/00010:bfloat16"
+    assert candidate.steps_taken[0] == ((False, False, True, True, True), 2.0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "00010:",
+        "00010:float32",
+        "00010:int8",
+        "00010:bfloat16:bfloat16",
+        "00:10",
+        "01*",
+        "01*0",
+        "01*-1",
+        "01*nan",
+        "01*1e9",
+        "01*1.0000001",
+        "01*2*2",
+        "01@2*2",
+        "01*.",
+        "01*2@0",
+        "01*2/1*2",
+    ],
+)
 def test_other_texts_are_refused_by_name(text: str) -> None:
-    with pytest.raises(InvalidPattern, match=text.split(":")[0]):
+    with pytest.raises(InvalidPattern, match=text.split(":")[0].split("*")[0]):
         Candidate.parse(text)
 
 
-@pytest.mark.parametrize("lowered", [False, True])
-@given(units=st.integers(1, 6), max_steps=st.integers(1, 4))
-def test_listed_candidates_are_different_and_as_many_as_the_space_holds(
-    lowered: bool, units: int, max_steps: int
-) -> None:
-    listed = [candidate.text for candidate in constant_row_candidates(units, max_steps, lowered)]
-    assert len(listed) == len(set(listed)) == constant_rows_size(units, max_steps, lowered)
-
-
-def test_a_lower_precision_adds_the_patterns_that_freeze_the_lowest_unit() -> None:
-    assert constant_rows_size(5, 5) == 155
-    assert constant_rows_size(5, 5, lowered=True) == 155 + 15 * 5
+def test_factors_are_as_many_as_rows() -> None:
+    with pytest.raises(InvalidPattern, match="2 rate factors for 1 rows"):
+        Candidate(LambdaPattern.parse("01"), (1.0, 2.0))

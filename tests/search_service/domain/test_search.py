@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,9 @@ from search_service.domain.search import (
     Phase,
     SearchStatus,
     check_move,
-    check_space_is_listable,
+    check_space,
 )
+from search_service.domain.space import CandidateSpace
 from search_service.storage import codec
 
 RUNNABLE: dict[str, Any] = {
@@ -40,10 +42,10 @@ def test_defaults_are_written_out() -> None:
     assert (spec.tasks.ways, spec.tasks.shots, spec.tasks.queries) == (5, 1, 15)
     assert (spec.tasks.support_size, spec.tasks.query_size, spec.tasks.outputs) == (5, 75, 5)
     assert (spec.model.filters, spec.model.pooling, spec.model.hidden) == (64, "max", None)
-    assert spec.model.unit_names == ("conv1", "conv2", "conv3", "conv4", "head")
+    assert tuple(spec.units) == ("conv1", "conv2", "conv3", "conv4", "head")
     spec = codec.spec_from_json(SINUSOID)
     assert (spec.tasks.ways, spec.tasks.outputs, spec.tasks.metric) == (None, 1, "negative_mse")
-    assert spec.model.unit_names == ("layer1", "layer2", "head")
+    assert tuple(spec.units) == ("layer1", "layer2", "head")
 
 
 @pytest.mark.parametrize("document", [RUNNABLE, SINUSOID, changed(SINUSOID, "model.hidden", [3, 4])])
@@ -112,11 +114,41 @@ def test_each_refusal_names_the_field_and_the_reason(base: dict[str, Any], field
     assert reason in reasons[expected]
 
 
-def test_a_space_is_counted_without_being_listed() -> None:
-    assert check_space_is_listable(5, 5) == 155
-    with pytest.raises(InvalidSpec, match="at most 100000") as refused:
-        check_space_is_listable(400, 1)
+@pytest.mark.parametrize(
+    ("units", "max_steps", "said"),
+    [(400, 1, "400 units"), (5, 4, "954,304 candidates; at most 100,000"), (512, 64, "more than 2^512 candidates")],
+)
+def test_a_space_that_cannot_be_searched_is_refused_by_its_size(units: int, max_steps: int, said: str) -> None:
+    with pytest.raises(InvalidSpec, match=re.escape(said)) as refused:
+        check_space(CandidateSpace("per_step", units, max_steps))
     assert refused.value.field == "space"
+    check_space(CandidateSpace("per_step", 5, 2))
+
+
+def test_units_may_be_grouped_and_split() -> None:
+    groups = [["conv1", "conv2"], ["conv3.convolution"], ["conv3.norm", "conv4"], ["head.weight"], ["head.bias"]]
+    spec = codec.spec_from_json({**RUNNABLE, "space": {"units": groups}})
+    assert tuple(spec.units) == ("conv1+conv2", "conv3.convolution", "conv3.norm+conv4", "head.weight", "head.bias")
+    assert spec.units["conv3.convolution"] == ("conv3.convolution.weight", "conv3.convolution.bias")
+    assert sorted(name for names in spec.units.values() for name in names) == sorted(
+        name for names in spec.model.units.values() for name in names
+    )
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ([["conv1", "conv2"], ["conv3"], ["conv4"]], "in no unit: head.weight, head.bias"),
+        ([["conv1"], ["conv2"], ["conv3"], ["conv4"], ["conv1.norm", "head"]], "'conv1.norm.weight' is in 'conv1'"),
+        ([["conv5"]], "the network has no 'conv5'; it has conv1, conv2"),
+        ([["conv2"], ["conv1"], ["conv3"], ["conv4"], ["head"]], "from input to output"),
+        ([[], ["conv1", "conv2", "conv3", "conv4", "head"]], "a unit is empty"),
+    ],
+)
+def test_units_name_every_parameter_once_in_order(groups: list[list[str]], reason: str) -> None:
+    with pytest.raises(UnreadableSpec) as refused:
+        codec.spec_from_json({**RUNNABLE, "space": {"units": groups}})
+    assert reason in str(refused.value)
 
 
 @pytest.mark.parametrize(("present", "wanted"), list(product(SearchStatus, SearchStatus)))

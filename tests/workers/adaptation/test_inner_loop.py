@@ -255,6 +255,35 @@ def test_an_adaptation_leaves_the_network_and_its_arguments_as_they_were(
     assert torch.equal(adaptation.network(episode[2]), outputs)
 
 
+def test_a_rate_factor_is_that_of_its_row_alone(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
+    x, y, *_ = (tensor[0] for tensor in make_episodes("stride", 1))
+    base, doubled = (make_adaptation("stride", rate=rate) for rate in (0.2, 0.4))
+    rows = LambdaPattern.parse("00111/01010/00111").rows
+    parameters = base.parameters()
+    state = adapt(base, parameters, LambdaPattern(5, rows), x, y, (1.0, 2.0, 1.0))
+    for adaptation, row in zip((base, doubled, base), rows, strict=True):
+        parameters = inner_step(adaptation, parameters, row, x, y)
+    for name, value in parameters.items():
+        torch.testing.assert_close(state.parameters[name], value, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(
+        parameters["head.bias"], adapt(base, base.parameters(), LambdaPattern(5, rows), x, y).parameters["head.bias"]
+    )
+
+
+def test_units_can_be_chosen(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
+    x, y, *_ = (tensor[0] for tensor in make_episodes("stride", 1))
+    own = make_adaptation("stride")
+    norms = tuple(name for name in own.parameters() if ".norm." in name)
+    others = tuple(name for name in own.parameters() if ".norm." not in name)
+    split = make_adaptation("stride", units={"others": others, "norms": norms})
+    state = adapt(split, split.parameters(), LambdaPattern.parse("01"), x, y)
+    moved = {name for name, value in state.parameters.items() if not torch.equal(value, own.parameters()[name])}
+    assert moved == set(norms)
+    full = adapt(split, split.parameters(), LambdaPattern.full(2, 2), x, y).parameters
+    for name, value in adapt(own, own.parameters(), LambdaPattern.full(5, 2), x, y).parameters.items():
+        assert torch.equal(full[name], value)
+
+
 def test_a_row_of_another_length_is_refused(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
     adaptation = make_adaptation("mlp")
     x, y, _, _ = first(make_episodes("mlp", 1))

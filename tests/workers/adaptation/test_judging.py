@@ -40,14 +40,15 @@ def candidates(*texts: str) -> list[Candidate]:
 
 
 def one_by_one(
-    adaptation: Adaptation, metric: Metric, parameters: Parameters, pattern: LambdaPattern, episodes: Episodes
+    adaptation: Adaptation, metric: Metric, parameters: Parameters, candidate: Candidate, episodes: Episodes
 ) -> Tensor:
-    """`B x max(S, 1)` qualities: every episode, every truncation of the pattern on its own, pruned."""
+    """`B x max(S, 1)` qualities: every episode, every truncation of the candidate on its own, pruned."""
     rows = []
     for x, y, qx, qy in zip(*episodes, strict=True):
         row = []
-        for steps in range(min(pattern.steps, 1), pattern.steps + 1):
-            state = adapt(adaptation, parameters, pattern.first_steps(steps), x, y)
+        for steps in range(min(candidate.steps, 1), candidate.steps + 1):
+            first = candidate.first_steps(steps)
+            state = adapt(adaptation, parameters, first.pattern, x, y, first.factors)
             row.append(metric(predict(adaptation, state, qx), qy))
         rows.append(torch.stack(row))
     return torch.stack(rows)
@@ -79,7 +80,7 @@ def test_qualities_at_every_step(
     for candidate in wanted:
         qualities = judged[candidate.text]
         assert qualities.shape == (EPISODES, max(candidate.pattern.steps, 1))
-        expected = one_by_one(adaptation, metric, adaptation.parameters(), candidate.pattern, episodes)
+        expected = one_by_one(adaptation, metric, adaptation.parameters(), candidate, episodes)
         torch.testing.assert_close(qualities, expected, rtol=1e-10, atol=1e-10)
         assert len(set(qualities.flatten().tolist())) == qualities.numel()
 
@@ -89,16 +90,21 @@ def test_any_patterns_together(at_once: int, make_adaptation: Make, make_episode
     adaptation = make_adaptation("mlp")
     episodes = make_episodes("mlp", 3)
     judge = Judge(adaptation, negative_loss, adaptation.parameters(), episodes_at_once=at_once)
-    row = st.tuples(*[st.booleans()] * 3)
-    pattern = st.lists(row, max_size=3).map(lambda rows: LambdaPattern(units=3, rows=tuple(rows)))
+    row = st.tuples(*[st.booleans()] * 3).filter(any)
+    step = st.tuples(row, st.sampled_from([1.0, 2.0, 0.25]))
+    candidate = st.lists(step, max_size=3).map(
+        lambda steps: Candidate(
+            LambdaPattern(units=3, rows=tuple(row for row, _ in steps)), tuple(factor for _, factor in steps)
+        )
+    )
 
     @settings(max_examples=10, deadline=None)
-    @given(st.lists(pattern, min_size=1, max_size=5))
-    def check(patterns: list[LambdaPattern]) -> None:
-        judged = judge.qualities(map(Candidate, patterns), *episodes)
-        for pattern in patterns:
-            expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), pattern, episodes)
-            torch.testing.assert_close(judged[pattern.text], expected, rtol=1e-10, atol=1e-10)
+    @given(st.lists(candidate, min_size=1, max_size=5))
+    def check(wanted: list[Candidate]) -> None:
+        judged = judge.qualities(wanted, *episodes)
+        for candidate in wanted:
+            expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), candidate, episodes)
+            torch.testing.assert_close(judged[candidate.text], expected, rtol=1e-10, atol=1e-10)
 
     check()
 
@@ -109,11 +115,11 @@ def test_all_constant_rows_together_are_bit_equal_to_each_alone(
     adaptation = make_adaptation("max", torch.float32)
     episodes = make_episodes("max", 1, torch.float32)
     judge = Judge(adaptation, negative_loss, adaptation.parameters(), layout="contiguous")
-    patterns = list(constant_row_patterns(5, 2))
-    judged = judge.qualities(map(Candidate, patterns), *episodes)
-    for pattern in patterns[::7]:
-        expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), pattern, episodes)
-        assert torch.equal(judged[pattern.text], expected), pattern.text
+    every = [*map(Candidate, constant_row_patterns(5, 2)), *candidates("00111*2/00010*0.5", "00111*4")]
+    judged = judge.qualities(every, *episodes)
+    for candidate in [*every[::7], *every[-2:]]:
+        expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), candidate, episodes)
+        assert torch.equal(judged[candidate.text], expected), candidate.text
 
 
 def test_what_patterns_share_is_computed_once(make_adaptation: Make, make_episodes: MakeEpisodes) -> None:
@@ -197,7 +203,7 @@ def test_whatever_plan_is_measured_the_qualities_are_the_same(
     adaptation = make_adaptation("max")
     episodes = make_episodes("max", 40)
     judge = Judge(adaptation, negative_loss, adaptation.parameters(), Lanes(2))
-    expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), LambdaPattern.parse("00011"), episodes)
+    expected = one_by_one(adaptation, negative_loss, adaptation.parameters(), Candidate.parse("00011"), episodes)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             judged = judge.qualities(candidates("00011"), *episodes)["00011"]

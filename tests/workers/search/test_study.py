@@ -63,7 +63,7 @@ def add_search(database: Database, spec: SearchSpec = SPEC) -> UUID:
     with database.session() as session:
         row = searches.add(session, spec)
         searches.start(session, row)
-        patterns = constant_row_patterns(len(spec.model.unit_names), spec.max_steps(MAX_STEPS))
+        patterns = constant_row_patterns(len(spec.units), spec.max_steps(MAX_STEPS))
         trials.add_many(session, row.id, [(pattern.text, pattern.text.split("@")[0]) for pattern in patterns])
         return row.id
 
@@ -103,9 +103,10 @@ def succeed(database: Database, search_id: UUID, pattern: str) -> None:
     figures = PatternFigures(
         pattern=pattern,
         rows=pattern.split("/"),
-        units=list(SPEC.model.unit_names),
+        units=list(SPEC.units),
         steps=1,
         rates=[0.1],
+        rate_factors=[1.0],
         latency_s=None,
         prediction_latency_s={},
         speedup=Ratio(estimate=8.25, low=8.0, high=8.5),
@@ -175,7 +176,7 @@ def test_a_dropped_candidate_is_shown_at_once_as_pruned(
     assert trial.constraints["degradation"] == pytest.approx(0.20)
     assert trial.system_attrs["constraints"] == [pytest.approx(0.20)]
     attributes = trial.user_attrs
-    assert [attributes[unit] for unit in SPEC.model.unit_names] == [0, 0, 1]
+    assert [attributes[unit] for unit in SPEC.units] == [0, 0, 1]
     assert attributes["episodes"] == 2 * SPEC.episodes.block
     assert attributes["state"] == "dropped"
     assert attributes["reason"] == "clearly bad"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_service.domain.candidate import Candidate, constant_row_candidates
+from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow
@@ -62,12 +62,12 @@ def _set_threshold(case: Case) -> None:
 
 def _list_trials(case: Case) -> None:
     """One trial per candidate; those that share most of their work are judged together."""
-    lowered = case.spec.may_lower_precision and bool(case.device.get("fast_bfloat16"))
-    candidates = constant_row_candidates(len(case.unit_names), case.max_steps, lowered)
+    trained_steps = case.checkpoint_config.meta_training.inner_steps
+    space = case.spec.candidates(trained_steps, fast_bfloat16=bool(case.device.get("fast_bfloat16")))
     trials.add_many(
         case.session,
         case.row.id,
-        ((candidate.text, _batch_group(candidate)) for candidate in candidates),
+        ((candidate.text, _batch_group(candidate)) for candidate in space.candidates()),
     )
 
 

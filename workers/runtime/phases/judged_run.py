@@ -75,12 +75,11 @@ def _first_steps(candidate: Candidate) -> dict[str, int]:
     They are its pattern's first 1, 2, ... steps (of the empty pattern, itself). A lowered prefix is that of the whole
     pattern, so first steps that freeze more units are other candidates.
     """
-    pattern, precision = candidate.pattern, candidate.precision
-    shorter = [pattern.first_steps(steps) for steps in range(min(pattern.steps, 1), pattern.steps + 1)]
+    lowest = candidate.pattern.lowest_active_unit
     return {
-        Candidate(first, precision).text: number
-        for number, first in enumerate(shorter)
-        if precision == Precision.FLOAT32 or first.lowest_active_unit == pattern.lowest_active_unit
+        candidate.first_steps(steps).text: number
+        for number, steps in enumerate(range(min(candidate.steps, 1), candidate.steps + 1))
+        if candidate.precision == Precision.FLOAT32 or candidate.pattern.first_steps(steps).lowest_active_unit == lowest
     }
 
 
