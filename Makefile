@@ -19,8 +19,13 @@ install: $(INSTALLED) ## create .venv with everything in it
 demo: $(INSTALLED) ## meta-train a small model, search its fastest adaptation, show the result (about two minutes)
 	$(BIN)/lambda-search run examples/glyphs_5way_1shot.yaml --output demo-result.json
 
-test: $(INSTALLED) ## run the tests, for example: make test ARGS="-n 2 -m 'not system'"
+test: $(INSTALLED) ## run the tests, or some of them: make test ARGS="tests/workers -k judging"
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest --ignore tests/system --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest tests/system
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: $(INSTALLED) ## lint, formatting, types, import contracts
 	$(BIN)/ruff check .
