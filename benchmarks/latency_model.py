@@ -1,16 +1,20 @@
-"""How well the latency of a pattern is known before it runs.
+"""How well the latency of a candidate is known before it runs, or is so much as traced.
 
 ``python -m benchmarks.latency_model [--json]``: conv4 with 64 filters, 28x28, 5-way 1-shot, ``support`` statistics, one
-thread. In the runtime ``eager`` every constant-row pattern of one, two and five steps is timed; a model fitted to six
-of them predicts the others. In ``compiled``, where every pattern first has to be compiled, a few are timed, and each is
-predicted by a model fitted to the others. Latency does not depend on the values of parameters and images, so both are
-random. Best on a machine with nothing else to do: about three minutes.
+thread, each candidate in the layout that a search would give it. In the runtime ``eager`` a model is fitted to the
+candidates that calibrate, and predicts all others: every constant row of one to five steps, patterns whose rows differ,
+and both with the frozen prefix in bfloat16 where the device is fast at it. In ``compiled``, where every candidate first
+has to be compiled, a few are timed; each is predicted by the eager model, rescaled by the others. Latency does not
+depend on the values of parameters and images, so both are random. Best on a machine with nothing else to do: about
+five minutes.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -19,89 +23,111 @@ import torch
 import typer
 
 from benchmarks.report import at_least, at_most, show
-from search_service.domain.candidate import Candidate
+from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern, constant_row_patterns
 from search_service.settings import Settings
-from workers.adaptation.candidate_program import CandidateProgram, candidate_program
+from workers.adaptation.candidate_program import CandidateProgram, statistics_units
 from workers.adaptation.cost import cost_of
-from workers.adaptation.device import exact_float32, fingerprint
+from workers.adaptation.device import exact_float32, fingerprint, has_fast_bfloat16
 from workers.adaptation.inner_loop import Adaptation, classification_loss
 from workers.adaptation.latency_model import (
+    LatencyModel,
     ModelError,
-    calibrating,
+    calibration_candidates,
     fit,
-    measure_operations,
     prediction_error,
-    program_seconds,
+    rescaled,
 )
 from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.networks import Conv4
 from workers.adaptation.runtime import use_compile_cache
-from workers.adaptation.timing import InterleavedTiming, Subject, interleave
+from workers.adaptation.timed_subjects import TimedSubjects
+from workers.adaptation.timing import Samples, interleave
 
 FILTERS = 64
 WAYS = 5
 UNITS = 5
-STEPS = (1, 2, 5)
-CALIBRATING = 6
+MAX_STEPS = 5
+PER_STEP = 40
+"""Patterns of two to five steps, the rows drawn at random."""
+LOWERED = 30
+"""Of all those that freeze a prefix, drawn at random and lowered."""
 COMPILED = ("00001", "00010", "00011", "00100", "00111", "00001@2", "00010@2", "00011@2", "01000", "00111@2")
 """Enough to vary, and few operations to compile."""
-LIMIT_S = 30.0
-"""Of the timing in each runtime."""
-MIN_ROUNDS = 12
+ORDERS = 8
+"""How often candidates are put in a new order: a small one takes up to a fifth longer behind one that fills caches."""
+MIN_ROUNDS = 5
+"""In each order."""
+LIMIT_S = 1.0
+"""In each order, unless the rounds take longer."""
 CPU = torch.device("cpu")
+
+Programs = Mapping[Candidate, CandidateProgram]
+Latencies = Mapping[Candidate, float]
 
 
 def measure() -> dict[str, Any]:
-    """Machine, one row per pattern and runtime, the models, and the checks."""
+    """Machine, one row per candidate and runtime, the models, and the checks."""
     torch.set_num_threads(1)
     exact_float32()
     keep_freed_memory()  # else the latency of a program hangs on where on the heap its results happen to lie
     use_compile_cache(Settings().compile_cache)
     lap = _Laps()
-    programs = _programs()
-    tracing_s = lap()
-    known: dict[str, float] = {}
-    for program in programs.values():
-        known = measure_operations(program.module, program.examples, known, CPU)
-    measuring_s = lap()
-    seconds = {text: program_seconds(program.module, known) for text, program in programs.items()}
-
-    timed = _timed(programs)
-    eager_s = _latencies(timed)
-    chosen = [list(programs)[index] for index in calibrating(list(seconds.values()), CALIBRATING)]
-    eager = fit([seconds[text] for text in chosen], [eager_s[text] for text in chosen])
-    others = [text for text in programs if text not in chosen]
-    eager_error = prediction_error(
-        [eager.predict(seconds[text]) for text in others], [eager_s[text] for text in others]
-    )
-    rows = _rows("eager", {text: eager.predict(seconds[text]) for text in programs}, eager_s, chosen, programs)
-    lap()
-
-    compiled_programs = {
-        text: programs[text].compiled() for text in (LambdaPattern.parse(text, UNITS).text for text in COMPILED)
+    has_lowered = has_fast_bfloat16(CPU)
+    timed = _subjects()
+    below = statistics_units(timed.adaptation, timed.parameters, timed.episodes[0][0])
+    calibrating = calibration_candidates(UNITS, MAX_STEPS, has_lowered)
+    programs = {
+        candidate: timed.program(candidate) for candidate in dict.fromkeys([*calibrating, *_others(has_lowered)])
     }
+    tracing_s = lap()
+
+    load = os.getloadavg()[0]
+    samples = _samples(timed, programs)
+    eager_s = _latencies(samples)
+    eager = fit(calibrating, [eager_s[candidate] for candidate in calibrating], below)
+    rows = _rows("eager", eager, eager_s, calibrating, programs)
+    kinds = {
+        "constant rows": [one for one in programs if one.pattern.is_constant and not _is_lowered(one)],
+        "rows that differ": [one for one in programs if not one.pattern.is_constant and not _is_lowered(one)],
+        "lowered": [one for one in programs if _is_lowered(one)],
+        "all": list(programs),
+    }
+    not_fitted = {
+        name: _error(eager, {one: eager_s[one] for one in chosen if one not in calibrating})
+        for name, chosen in kinds.items()
+        if chosen
+    }
+    timing_s = lap()
+
+    few = [Candidate.parse(text) for text in COMPILED]
+    compiled_programs = {candidate: timed.program(candidate, "compiled") for candidate in few}
     compiling_s = lap()
-    compiled_s = _latencies(_timed(compiled_programs))
-    compiled = fit([seconds[text] for text in compiled_s], list(compiled_s.values()))
-    predicted_s = {text: compiled.predict(seconds[text]) for text in compiled_s}
-    rows += _rows("compiled", predicted_s, compiled_s, compiled_programs, programs)
+    compiled_s = _latencies(_samples(timed, compiled_programs))
+    compiled = rescaled(eager, few, list(compiled_s.values()))
+    rows += _rows("compiled", compiled, compiled_s, few, programs)
 
     machine = {
         **fingerprint(CPU),
-        "load": timed.load_before,
-        "rounds": timed.rounds,
-        "median difference of odd and even rounds": _repeatability(timed).median,
+        "load": load,
+        "rounds": len(samples[calibrating[0]]),
+        "median difference of two halves of the rounds": _repeatability(samples).median,
+        "largest difference of two halves of the rounds": _repeatability(samples).largest,
+        "layouts": sorted({program.layout for program in programs.values()}),
         "tracing_s": tracing_s,
-        "operations": len(known),
-        "measuring_operations_s": measuring_s,
+        "timing_s": timing_s,
         "compiling_s": compiling_s,
     }
     return {
         "machine": machine,
         "rows": rows,
         "models": {"eager": asdict(eager), "compiled": asdict(compiled)},
-        "checks": [*_checks("eager", eager_error), *_checks("compiled", compiled.error)],
+        "errors": {
+            **{f"eager, {name}": asdict(error) for name, error in not_fitted.items()},
+            "eager, those fitted, each left out": asdict(eager.error),
+            "compiled, each left out": asdict(compiled.error),
+        },
+        "checks": [*_checks("eager", not_fitted["all"]), *_checks("compiled", compiled.error)],
     }
 
 
@@ -116,68 +142,84 @@ class _Laps:
         return self.last - last
 
 
-def _programs() -> dict[str, CandidateProgram]:
-    """The eager program of every pattern, by its text."""
+def _subjects() -> TimedSubjects:
     torch.manual_seed(0)
     adaptation = Adaptation.of(Conv4((1, 28, 28), WAYS, FILTERS), classification_loss, rate=0.01)
-    parameters, x, y = adaptation.parameters(), torch.rand(WAYS, 1, 28, 28), torch.arange(WAYS)
-    return {
-        pattern.text: candidate_program(adaptation, parameters, Candidate(pattern), x, y)
-        for pattern in constant_row_patterns(UNITS, max(STEPS))
-        if pattern.steps in STEPS
-    }
+    x, y = torch.rand(WAYS, 1, 28, 28), torch.arange(WAYS)
+    return TimedSubjects(adaptation, adaptation.parameters(), [(x, y, x, y)], CPU)
 
 
-def _timed(programs: Mapping[str, CandidateProgram]) -> InterleavedTiming:
-    def subject(program: CandidateProgram) -> Subject:
-        def run(_: int) -> None:
-            with torch.no_grad():
-                program(*program.examples[-2:])
-
-        return run
-
-    subjects = {text: subject(program) for text, program in programs.items()}
-    return interleave(subjects, next(iter(subjects)), LIMIT_S, min_rounds=MIN_ROUNDS)
-
-
-def _latencies(timed: InterleavedTiming) -> dict[str, float]:
-    """Median latency of each pattern in seconds."""
-    return {text: float(np.median(samples)) for text, samples in timed.samples_s.items()}
+def _others(has_lowered: bool) -> Iterable[Candidate]:
+    """What is predicted; some of it also calibrates, and then does not count."""
+    draw = random.Random(0)
+    patterns = list(constant_row_patterns(UNITS, MAX_STEPS))
+    rows = [pattern.rows[0] for pattern in patterns if pattern.steps == 1]
+    for _ in range(PER_STEP):
+        patterns.append(LambdaPattern(UNITS, tuple(draw.choices(rows, k=draw.randint(2, MAX_STEPS)))))
+    yield from map(Candidate, patterns)
+    if has_lowered:
+        freezing = [pattern for pattern in patterns if pattern.lowest_active_unit]
+        for pattern in draw.sample(freezing, LOWERED):
+            yield Candidate(pattern, precision=Precision.BFLOAT16)
 
 
-def _repeatability(timed: InterleavedTiming) -> ModelError:
-    """How well the odd rounds predict the even ones: no model can do better."""
-    samples = list(timed.samples_s.values())
-    return prediction_error([np.median(s[1::2]) for s in samples], [np.median(s[::2]) for s in samples])
+def _is_lowered(candidate: Candidate) -> bool:
+    return candidate.precision != Precision.FLOAT32
+
+
+def _samples(timed: TimedSubjects, programs: Programs) -> Mapping[Candidate, Samples]:
+    """Seconds of each candidate: one of ``R >= ORDERS * MIN_ROUNDS`` for each round."""
+    draw = random.Random(0)
+    texts = [candidate.text for candidate in programs]
+    subjects = {candidate.text: timed.candidate(program) for candidate, program in programs.items()}
+    runs = []
+    for _ in range(ORDERS):
+        draw.shuffle(texts)
+        runs.append(interleave({text: subjects[text] for text in texts}, texts[0], LIMIT_S, min_rounds=MIN_ROUNDS))
+    return {one: np.concatenate([run.samples_s[one.text] for run in runs]) for one in programs}
+
+
+def _latencies(samples: Mapping[Candidate, Samples]) -> Latencies:
+    """Median latency of each candidate in seconds."""
+    return {candidate: float(np.median(seconds)) for candidate, seconds in samples.items()}
+
+
+def _repeatability(samples: Mapping[Candidate, Samples]) -> ModelError:
+    """How well one half of the rounds predicts the other: no model can do better."""
+    halves = [[np.median(half) for half in np.array_split(seconds, 2)] for seconds in samples.values()]
+    return prediction_error([first for first, _ in halves], [second for _, second in halves])
+
+
+def _error(model: LatencyModel, latencies_s: Latencies) -> ModelError:
+    return prediction_error(model.predict_many(list(latencies_s)), list(latencies_s.values()))
 
 
 def _rows(
-    runtime: str,
-    predicted_s: Mapping[str, float],
-    latencies_s: Mapping[str, float],
-    fitted: Collection[str],
-    programs: Mapping[str, CandidateProgram],
+    runtime: str, model: LatencyModel, latencies_s: Latencies, fitted: Collection[Candidate], programs: Programs
 ) -> list[dict[str, Any]]:
-    """One row per timed pattern; the model knew the latencies of those ``fitted``."""
+    """One row per timed candidate; the model knew the latencies of those ``fitted``."""
     return [
         {
             "runtime": runtime,
-            "pattern": text,
+            "candidate": candidate.text,
             "latency_ms": 1e3 * latency_s,
-            "predicted_ms": 1e3 * predicted_s[text],
-            "error": predicted_s[text] / latency_s - 1,
-            "fitted": "yes" if text in fitted else None,
-            **asdict(cost_of(programs[text].module)),
+            "predicted_ms": 1e3 * predicted_s,
+            "error": predicted_s / latency_s - 1,
+            "fitted": "yes" if candidate in fitted else None,
+            "layout": programs[candidate].layout,
+            **asdict(cost_of(programs[candidate].module)),
         }
-        for text, latency_s in latencies_s.items()
+        for (candidate, latency_s), predicted_s in zip(
+            latencies_s.items(), map(float, model.predict_many(list(latencies_s))), strict=True
+        )
     ]
 
 
 def _checks(runtime: str, error: ModelError) -> list[dict[str, Any]]:
-    """What is asked of predictions of patterns that a model was not fitted to."""
+    """What is asked of predictions of candidates that a model was not fitted to."""
     return [
-        at_least(f"rank correlation, {runtime}, {error.programs} patterns", error.rank_correlation, 0.95),
-        at_most(f"median error, {runtime}, {error.programs} patterns", error.median, 0.15),
+        at_least(f"rank correlation, {runtime}, {error.candidates} candidates", error.rank_correlation, 0.95),
+        at_most(f"median error, {runtime}, {error.candidates} candidates", error.median, 0.15),
     ]
 
 
@@ -185,7 +227,7 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     """Print the table, or the same as JSON."""
     columns = {
         "runtime": "runtime",
-        "pattern": "pattern",
+        "candidate": "candidate",
         "latency_ms": "latency, ms",
         "predicted_ms": "predicted, ms",
         "error": "error",
@@ -193,7 +235,11 @@ def main(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
         "multiply_adds": "multiply-adds",
         "bytes_moved": "bytes moved",
     }
-    show(measure(), f"conv4 with {FILTERS} filters, 28x28, 5-way 1-shot, one thread", columns, as_json)
+    report = measure()
+    show(report, f"conv4 with {FILTERS} filters, 28x28, 5-way 1-shot, one thread", columns, as_json)
+    if not as_json:
+        for name, error in report["errors"].items():
+            print(f"{name}: {', '.join(f'{figure} {value:.4g}' for figure, value in error.items())}")
 
 
 if __name__ == "__main__":

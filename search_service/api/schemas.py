@@ -35,7 +35,7 @@ SPEC_EXAMPLES: dict[str, Example] = {
             "tasks": {"family": "omniglot", "ways": 5, "shots": 1, "queries": 15},
             "model": {"network": "conv4", "filters": 64, "pooling": "stride"},
             "meta_training": {"order": "second", "inner_steps": 1, "inner_rate": 0.4, "iterations": 20000},
-            "space": {"max_steps": 5},
+            "space": {"kind": "per_step", "max_steps": 2, "rate_factors": [1, 2]},
             "max_degradation": 0.01,
             "confidence": 0.95,
         },
@@ -49,6 +49,7 @@ SPEC_EXAMPLES: dict[str, Example] = {
             "meta_training": {"inner_steps": 5, "inner_rate": 0.01, "iterations": 5000},
             "degradation": "relative",
             "max_degradation": 0.1,
+            "degradation_bound": 5,
         },
     },
 }

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from search_service.cli.local_stack import StackPlan
     from search_service.cli.progress import Show
 
-PLOT_LIMIT = 120.0  # seconds
+PICTURES_LIMIT = 120.0  # seconds
+PICTURES = {".png": "the front as a picture", ".html": "the same, interactive"}
 
 
 def run(
@@ -33,7 +34,9 @@ def run(
     as_json: Json = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write the result as JSON here, and beside it a plot as PNG."),
+        typer.Option(
+            "--output", metavar="FILE", help="Write the result as JSON here, and beside it pictures as PNG and HTML."
+        ),
     ] = None,
     home: Annotated[
         Path | None,
@@ -50,13 +53,13 @@ def run(
     require("worker")
     with interruptible(), _plan(home, workers) as plan:
         document = _search(plan, spec, str(file), progress_on_stderr)
-    picture = None
+    pictures: list[Path] = []
     if output is not None:
         write_document(document, output)
-        picture = _plot(output, str(spec.get("name", "")))
+        pictures = _draw(output, str(spec.get("name", "")))
     print_result(document, as_json)
     if not as_json:
-        _say_what_next(file, output, picture)
+        _say_what_next(file, output, pictures)
 
 
 def _search(plan: StackPlan, spec: dict[str, Any], source: str, show: Any) -> dict[str, Any]:
@@ -115,43 +118,45 @@ def _plan(home: Path | None, workers: int) -> Iterator[StackPlan]:
 
 def _check_output(output: Path) -> None:
     """Refuse an output that could not be written two minutes later."""
-    if output.suffix == ".png":
-        raise typer.BadParameter("it is the JSON document; the plot goes beside it as PNG", param_hint="--output")
+    if output.suffix in PICTURES:
+        raise typer.BadParameter(
+            "it is the JSON document; pictures go beside it as PNG and HTML", param_hint="--output"
+        )
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise typer.BadParameter(f"'{output}' is a folder, or its folder is not there", param_hint="--output")
 
 
-def _plot(document: Path, title: str) -> Path | None:
-    """Draw the front beside the document; a plot that fails does not spoil the result."""
-    picture = document.with_suffix(".png")
-    arguments = [str(document), str(picture), *(["--title", title] if title else [])]
+def _draw(document: Path, title: str) -> list[Path]:
+    """Draw the result beside the document; pictures that fail do not spoil the result."""
+    pictures = [document.with_suffix(suffix) for suffix in PICTURES]
+    arguments = [str(document), *map(str, pictures), *(["--title", title] if title else [])]
     try:
         done = subprocess.run(
-            module_command("workers.search.front_plot", *arguments),
+            module_command("workers.search.pictures", *arguments),
             env=module_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PLOT_LIMIT,
+            timeout=PICTURES_LIMIT,
         )
     except subprocess.TimeoutExpired:
-        _say(f"no plot: drawing it took longer than {PLOT_LIMIT:.0f} s")
-        return None
+        _say(f"no pictures: drawing them took longer than {PICTURES_LIMIT:.0f} s")
+        return []
     if done.returncode != 0:
-        _say(f"no plot: {(done.stderr.strip().splitlines() or ['it could not be drawn'])[-1]}")
-        return None
-    return picture
+        _say(f"no pictures: {(done.stderr.strip().splitlines() or ['they could not be drawn'])[-1]}")
+        return []
+    return pictures
 
 
-def _say_what_next(file: Path, output: Path | None, picture: Path | None) -> None:
+def _say_what_next(file: Path, output: Path | None, pictures: Sequence[Path]) -> None:
     spec = "FILE" if file == STDIN else str(file)
     print("\nWhat to do next:")
     if output is not None:
         print(f"  the whole result            {output}")
     else:
-        print(f"  keep the result and a plot  lambda-search run {spec} --output result.json")
-    if picture is not None:
-        print(f"  the front as a picture      {picture}")
+        print(f"  keep result and pictures    lambda-search run {spec} --output result.json")
+    for picture in pictures:
+        print(f"  {PICTURES[picture.suffix]:<26}  {picture}")
     print(f"  another threshold or model  change max_degradation or model in {spec}, and run again")
     print("  a service that stays        lambda-search up, then: lambda-search submit FILE --watch")
     print("  real handwriting            lambda-search datasets fetch omniglot, then examples/omniglot_5way_1shot.yaml")

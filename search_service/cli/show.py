@@ -18,7 +18,13 @@ PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
 ROOMY_WIDTH = 110  # characters from which columns stand apart
 NOTHING = "-"
 METRICS = {"accuracy": "accuracy", "negative_mse": "negative mean squared error"}
-METHODS = {"fixed_n_paired_t": "one-sided paired t bound at a number of episodes fixed in advance"}
+MOST_NAMED = 6
+"""Candidates of a list that are named."""
+METHODS = {
+    "betting": "betting test, valid for any distribution of losses however often one looks",
+    "empirical_bernstein": "empirical-Bernstein bound, valid for any distribution of losses however often one looks",
+    "asymptotic": "asymptotic confidence sequence, without guarantee where losses are rare and large",
+}
 
 
 def stdout_console() -> Console:
@@ -134,6 +140,12 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield "confidence", f"{result.confidence:.4g}"
     yield "method", METHODS.get(result.method, result.method)
     yield "confirmed on", f"{classes}{confirmed.episodes} episodes of split {confirmed.split}"
+    if confirmed.class_interval is not None:
+        low, high = confirmed.class_interval.low, confirmed.class_interval.high
+        yield (
+            "other classes",
+            f"degradation {low:+.4f} to {high:+.4f}, had other classes been drawn (bootstrap over classes)",
+        )
     product = split.steps * split.rows * split.engine
     yield (
         "where it comes from",
@@ -144,13 +156,22 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
         yield "with predictions", f"end_to_end_speedup {end_to_end.estimate:.2f}x, an episode's queries counted in"
     yield (
         "searched",
-        f"{effort.judged} of {effort.space_size} candidates judged, {len(effort.survived)} survived {effort.episodes} "
-        f"validation episodes, {len(effort.qualified) + len(effort.unqualified)} tested on confirmation classes",
+        f"{effort.judged} of {effort.space_size} candidates judged on up to {effort.episodes} validation episodes, "
+        f"fastest first; {len(effort.survived)} survived, {confirmed.position or len(effort.unqualified)} tested on "
+        "confirmation classes",
     )
+    if effort.unresolved:
+        yield "unresolved", f"{_few(effort.unresolved)}: too near the threshold to be told from it"
     yield "statistics", f"norm_statistics {result.norm_statistics}"
     yield "device", f"{_device(result.device)}, runtime {result.runtime}"
     names = [name for name in (*Phase, "total") if name in result.seconds]
     yield "seconds", ", ".join(f"{name} {result.seconds[name]:.1f}" for name in names)
+
+
+def _few(candidates: list[str]) -> str:
+    """The first of many."""
+    more = len(candidates) - MOST_NAMED
+    return ", ".join(candidates[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _device(device: dict[str, Any]) -> str:

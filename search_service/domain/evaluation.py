@@ -55,12 +55,37 @@ class EvaluationScope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimingScope:
-    """Everything, beside the candidate, that determines a latency.
+class LatencyScope:
+    """Everything, beside the candidate, that determines the latency of a candidate in a runtime on a device.
 
     The latency of gradient descent does not depend on the values of the parameters, so the architecture stands here and
     the checkpoint does not.
     """
+
+    network: str
+    family: str
+    ways: int | None
+    shots: int
+    norm_statistics: Literal["support", "query"]
+    units: tuple[tuple[str, ...], ...] | None = None
+    """Parameters of each unit, where they are not the network's own units."""
+    max_steps: int
+    """Of the candidates that a model is fitted to."""
+    lowered: bool
+    """Whether some of these have a lowered precision."""
+    runtime: str
+    fingerprint: str
+    engine_version: int = ENGINE_VERSION
+
+    @property
+    def key(self) -> str:
+        """Identity: SHA-256 of the fields, as hexadecimal text."""
+        return content_key(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimingScope:
+    """Everything, beside the candidate, that determines its figures in a timing run: predictions are timed as well."""
 
     network: str
     family: str

@@ -123,6 +123,14 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A two-sided 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed:
     """What the answer was proved on."""
 
@@ -130,24 +138,49 @@ class Confirmed:
     classes: int | None
     """Confirmation classes; None for regression families."""
     episodes: int
+    position: int | None
+    """How manieth of the candidates tested the answer was; None where the answer is the baseline."""
+    alpha: float | None
+    """The error that its test spent."""
+    class_interval: Interval | None
+    """Of the answer's degradation, had other classes of the same kind been drawn: classes resampled (bootstrap). The
+    proof itself speaks of episodes of the classes above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedLatency:
+    """How far predicted latencies were off, on candidates that the model was not fitted to."""
+
+    calibrated_on: int
+    """Candidates timed for the model."""
+    median_error: float
+    """Relative."""
+    largest_error: float
+    rank_correlation: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchEffort:
-    """What the search did, on validation classes."""
+    """What the search did, and what became of the candidates that it judged."""
 
     episodes: int
-    """Validation episodes a surviving candidate was judged on."""
+    """Most validation episodes that a candidate was judged on."""
     judged: int
     space_size: int
+    dropped: int
+    """Candidates surely over the threshold on validation classes."""
     survived: list[str]
-    """Candidates that validation did not drop, in canonical text order."""
+    """Candidates that validation did not rule out, in canonical text order."""
     qualified: list[str]
-    """Candidates tested on confirmation classes and found under the threshold."""
+    """Candidates proved on confirmation classes to stay under the threshold."""
     unqualified: list[str]
-    """Candidates tested on confirmation classes and not found under the threshold."""
+    """Candidates tested on confirmation classes and surely over the threshold."""
+    unresolved: list[str]
+    """Candidates too near the threshold to be told from it: each may be under it or over it."""
     untested: list[str]
-    """Survivors not tested on confirmation classes: slower than the answer, or not timed (then a warning says so)."""
+    """Survivors not tested on confirmation classes, since they are slower than the answer."""
+    predicted: PredictedLatency
+    """Where the order of candidates came from."""
     episode_adaptations: int
     """Episodes times patterns judged, in all phases."""
     image_passes: int

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -43,6 +43,19 @@ def blocks(session: Session, scope: str, candidate: str, count: int) -> list[lis
             break
         found.append(list(qualities))
     return found
+
+
+def missing_blocks(session: Session, scope: str, candidates: Iterable[str], count: int) -> list[int]:
+    """Those of the blocks 0..``count``-1 on which not all of the candidates have been judged."""
+    wanted = set(candidates)
+    query = (
+        select(EvaluationRow.block)
+        .where(EvaluationRow.scope == scope, EvaluationRow.candidate.in_(wanted), EvaluationRow.block < count)
+        .group_by(EvaluationRow.block)
+        .having(func.count() == len(wanted))
+    )
+    complete = set(session.scalars(query))
+    return [number for number in range(count) if number not in complete]
 
 
 def put_block(

@@ -97,8 +97,13 @@ class SearchRow(Base):
     phase_started_at: Mapped[datetime | None]
     max_degradation: Mapped[float | None]
     """ε in the metric's unit, known after the baseline phase where the spec gives it relative."""
+    latency_model: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What predicted latencies came from, and how far it was off on what it had not seen."""
+    round: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Which confirmation blocks of which candidate the tokens under way judge: see phase ``certificate``."""
     timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    """Figures of every pattern that was timed for this search, all from one interleaved run."""
+    """Figures of the baseline, of full adaptation for every step count and of every candidate timed for this search;
+    those of one candidate come from one interleaved run with the baseline."""
     effort: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     """What judging took so far: ``episode_adaptations``, ``image_passes``, ``reused_evaluations``."""
     mirrored_at: Mapped[datetime | None]
@@ -139,15 +144,26 @@ class TrialRow(Base):
 
     __tablename__ = "trials"
     __table_args__ = (
-        CheckConstraint("state in ('pending','dropped','survived','qualified','unqualified')", name="state"),
+        CheckConstraint(
+            "state in ('pending','dropped','survived','qualified','unqualified','unresolved')", name="state"
+        ),
         UniqueConstraint("search_id", "candidate"),
+        Index(
+            "ix_trials_free",
+            "search_id",
+            "predicted_latency_s",
+            "number",
+            postgresql_where=text("state = 'pending' and token_no is null"),
+        ),
         Index("ix_trials_unmirrored", "search_id", postgresql_where=text("not mirrored and state <> 'pending'")),
     )
 
     search_id: Mapped[UUID] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     candidate: Mapped[str]
-    """The pattern's canonical text."""
+    """The candidate's canonical text."""
+    predicted_latency_s: Mapped[float | None]
+    """By the search's latency model: the order in which candidates are judged."""
     batch_group: Mapped[str]
     """Trials with the same one, and as many judged blocks, are judged together."""
     state: Mapped[str]
@@ -211,6 +227,17 @@ class TimingRow(Base):
     scope: Mapped[str] = mapped_column(primary_key=True)
     candidate: Mapped[str] = mapped_column(primary_key=True)
     figures: Mapped[dict[str, Any]]
+    scope_fields: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class LatencyModelRow(Base):
+    """What predicts the latency of any candidate of a network on a device."""
+
+    __tablename__ = "latency_models"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[dict[str, Any]]
     scope_fields: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 

@@ -5,11 +5,13 @@ Whoever changes trials holds the lock on their search's row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import Select, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -26,15 +28,26 @@ class TrialState(StrEnum):
     SURVIVED = "survived"
     QUALIFIED = "qualified"
     UNQUALIFIED = "unqualified"
+    UNRESOLVED = "unresolved"
+    """Neither proved to stay under the threshold nor surely over it."""
 
 
-def add_many(session: Session, search_id: UUID, candidates: Iterable[tuple[str, str]]) -> int:
+@dataclass(frozen=True, slots=True)
+class NewTrial:
+    """A candidate to be judged."""
+
+    candidate: str
+    batch_group: str
+    predicted_latency_s: float
+
+
+def add_many(session: Session, search_id: UUID, new: Iterable[NewTrial]) -> int:
     """Store pending trials, numbered in the order given; those already stored stay as they are.
 
     Args:
         session: where to store them.
         search_id: whose trials they are.
-        candidates: ``(candidate, batch_group)``.
+        new: the candidates.
 
     Returns:
         How many were given.
@@ -43,11 +56,10 @@ def add_many(session: Session, search_id: UUID, candidates: Iterable[tuple[str, 
         {
             "search_id": search_id,
             "number": number,
-            "candidate": candidate,
-            "batch_group": group,
             "state": TrialState.PENDING,
+            **asdict(trial),
         }
-        for number, (candidate, group) in enumerate(candidates)
+        for number, trial in enumerate(new)
     ]
     for start in range(0, len(values), ROWS_PER_INSERT):
         session.execute(insert(TrialRow).on_conflict_do_nothing(), values[start : start + ROWS_PER_INSERT])
@@ -83,18 +95,20 @@ def of_search(
     return session.scalars(query).all()
 
 
-def take_group(session: Session, search_id: UUID, token_no: int) -> Sequence[TrialRow]:
-    """Reserve for a token the pending trials that are judged together next.
+def take_group(session: Session, search_id: UUID, token_no: int, horizon_s: float) -> Sequence[TrialRow]:
+    """Reserve for a token the pending trials that are judged together next: those predicted to be fastest.
 
-    The group with the fewest judged blocks goes first, so that all candidates advance alike; equal ones go by group.
+    Args:
+        session: of the caller, who holds the lock on the search's row.
+        search_id: whose trials.
+        token_no: who judges them.
+        horizon_s: trials predicted to be slower wait.
 
     Returns:
         The trials by number, all of one group and with the same number of judged blocks; none when nothing is free.
     """
-    free = select(TrialRow).where(
-        TrialRow.search_id == search_id, TrialRow.state == TrialState.PENDING, TrialRow.token_no.is_(None)
-    )
-    first = session.scalars(free.order_by(TrialRow.blocks, TrialRow.batch_group, TrialRow.number).limit(1)).first()
+    free = _free(search_id, horizon_s)
+    first = session.scalars(free.order_by(TrialRow.predicted_latency_s, TrialRow.number).limit(1)).first()
     if first is None:
         return []
     group = free.where(TrialRow.batch_group == first.batch_group, TrialRow.blocks == first.blocks)
@@ -102,6 +116,20 @@ def take_group(session: Session, search_id: UUID, token_no: int) -> Sequence[Tri
     for row in rows:
         row.token_no = token_no
     return rows
+
+
+def free_groups(session: Session, search_id: UUID, horizon_s: float) -> int:
+    """How many groups :func:`take_group` could reserve now."""
+    groups = _free(search_id, horizon_s).with_only_columns(TrialRow.batch_group, TrialRow.blocks).distinct()
+    return session.scalars(select(func.count()).select_from(groups.subquery())).one()
+
+
+def _free(search_id: UUID, horizon_s: float) -> Select[TrialRow]:
+    """Pending trials that no token has reserved, as far as the horizon."""
+    query = select(TrialRow).where(
+        TrialRow.search_id == search_id, TrialRow.state == TrialState.PENDING, TrialRow.token_no.is_(None)
+    )
+    return query if math.isinf(horizon_s) else query.where(TrialRow.predicted_latency_s <= horizon_s)
 
 
 def taken(session: Session, search_id: UUID, token_no: int) -> Sequence[TrialRow]:
@@ -125,7 +153,9 @@ def unmirrored(session: Session, search_id: UUID, *, is_final: bool, limit: int)
     if is_final:
         settled = or_(TrialRow.state != TrialState.PENDING, TrialRow.blocks > 0)
     else:
-        settled = TrialRow.state.in_([TrialState.DROPPED, TrialState.QUALIFIED, TrialState.UNQUALIFIED])
+        settled = TrialRow.state.in_(
+            [TrialState.DROPPED, TrialState.QUALIFIED, TrialState.UNQUALIFIED, TrialState.UNRESOLVED]
+        )
     query = select(TrialRow).where(TrialRow.search_id == search_id, ~TrialRow.mirrored, settled)
     return session.scalars(query.order_by(TrialRow.number).limit(limit)).all()
 

@@ -29,3 +29,12 @@ def domain_imports() -> set[str]:
 def test_the_domain_needs_the_standard_library_only(domain_imports: set[str]) -> None:
     assert domain_imports, "the graph holds external packages"
     assert domain_imports <= sys.stdlib_module_names
+
+
+def test_a_worker_beside_its_evaluator_stays_small() -> None:
+    """The parent process predicts latencies and decides; only its child computes."""
+    code = (
+        "import sys, workers.runtime.worker; print([name for name in ('torch', 'matplotlib') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

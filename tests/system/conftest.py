@@ -15,14 +15,13 @@ from uuid import UUID
 
 import psutil
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from search_service import queue
-from search_service.domain.evaluation import Split
 from search_service.domain.search import SearchStatus
 from search_service.storage import codec, searches
 from search_service.storage.database import Database
-from search_service.storage.tables import EvaluationRow, EvaluationScopeRow, SearchRow, TrialRow
+from search_service.storage.tables import EvaluationRow, SearchRow, TrialRow
 
 STEP_LIMIT = 90.0  # seconds that any one condition may take on a busy machine
 FAULTY_WORKER = Path(__file__).with_name("faulty_worker.py")
@@ -37,6 +36,7 @@ def small_spec(**changes: Any) -> dict[str, Any]:
         "meta_training": {"inner_steps": 2, "inner_rate": 0.02, "iterations": 30, "meta_batch": 4},
         "max_degradation": 0.5,
         "degradation": "relative",
+        "degradation_bound": 2.0,
         "episodes": {"block": 5, "validation": 20, "confirmation": 40},
         **changes,
     }
@@ -129,19 +129,21 @@ class Stack:
         assert row.status == status, (row.problem, self.logs())
         return row
 
-    def judged(self, search_id: UUID) -> dict[str, Any]:
-        """Everything a search decided and spent, for comparison with another run of it."""
+    def screened(self, search_id: UUID) -> dict[str, tuple[int, float | None, bool]]:
+        """Blocks, degradation and whether it was dropped, of each candidate that a search has screened to the end."""
         with self.database.session() as session:
-            row = searches.get(session, search_id)
             trials = session.scalars(select(TrialRow).where(TrialRow.search_id == search_id)).all()
-            states = {trial.candidate: (trial.blocks, trial.degradation, trial.state == "dropped") for trial in trials}
-            validation = session.scalars(
-                select(func.count())
-                .select_from(EvaluationRow)
-                .join(EvaluationScopeRow, EvaluationRow.scope == EvaluationScopeRow.key)
-                .where(EvaluationScopeRow.fields["split"].astext == Split.VALIDATION.value)
-            ).one()
-            return {"trials": states, "validation evaluations": validation, "threshold": row.max_degradation}
+            return {
+                trial.candidate: (trial.blocks, trial.degradation, trial.state == "dropped")
+                for trial in trials
+                if trial.state != "pending"
+            }
+
+    def evaluations(self) -> dict[tuple[str, str, int], list[float]]:
+        """Every stored evaluation."""
+        with self.database.session() as session:
+            rows = session.scalars(select(EvaluationRow)).all()
+            return {(row.scope, row.candidate, row.block): list(row.qualities) for row in rows}
 
     def logs(self) -> str:
         """The end of every worker's log."""

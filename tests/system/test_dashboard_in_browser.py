@@ -61,7 +61,7 @@ def study(database: Database) -> None:
         row = searches.add(session, SPEC)
         searches.start(session, row)
         patterns = constant_row_patterns(len(SPEC.units), 5)
-        trials.add_many(session, row.id, [(pattern.text, "group") for pattern in patterns])
+        trials.add_many(session, row.id, [trials.NewTrial(pattern.text, "group", 0.01) for pattern in patterns])
         for trial, changes in zip(trials.of_search(session, row.id), figures, strict=False):
             for name, value in {"blocks": 1, **changes}.items():
                 setattr(trial, name, value)
@@ -106,11 +106,11 @@ def test_the_dashboard_shows_trials_with_their_constraint(dashboard_url: str, pa
     study = page.url.rstrip("/")
     page.goto(f"{study}/trials?numbers={DROPPED}")
     expect(body).to_contain_text(f"{DROPPED + UNQUALIFIED + ANSWER} Trials")
-    expect(body).to_contain_text("constraint degradation 0.004 <= 0.01, certificate 0.013 > 0.01: infeasible")
+    expect(body).to_contain_text("constraint certificate 0.013 > 0.01: infeasible")
     page.screenshot(path=folder / "dashboard-infeasible.png")
 
     page.goto(f"{study}/trials?numbers={DROPPED + UNQUALIFIED}")
-    expect(body).to_contain_text("constraint degradation 0.004 <= 0.01, certificate 0.008 <= 0.01: feasible")
+    expect(body).to_contain_text("constraint certificate 0.008 <= 0.01: feasible")
     page.screenshot(path=folder / "dashboard-feasible.png")
 
     page.goto(f"{study}/trials?numbers=0")

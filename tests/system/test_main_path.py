@@ -17,7 +17,6 @@ from search_service.client import Client
 from search_service.storage import codec, searches
 from tests.system.conftest import Stack, small_spec, wait_until
 from workers.adaptation.device import compiler, has_fast_bfloat16
-from workers.runtime.phases.timing import FINALISTS
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -48,16 +47,19 @@ def test_run_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     result = codec.result_from_json(document)
     assert json.loads(output.read_text()) == document
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "plotly" in output.with_suffix(".html").read_text()
 
     assert result.status == "succeeded"
     assert result.search.space_size == 14
-    assert result.search.judged == 14
+    assert 1 <= result.search.judged <= 14
+    assert result.search.predicted.calibrated_on >= 3
     assert result.baseline.pattern == "111@2"
     assert [entry.pattern for entry in result.full_by_steps] == ["111", "111@2"]
     assert result.empty.pattern == "000"
     assert result.empty.latency_s is None
     assert result.confirmed.split == "test"
-    assert result.confirmed.episodes == 40
+    assert 13 <= result.confirmed.episodes <= 40  # no fewer could prove half of an error that is bounded by two
+    assert result.method == "betting"
     upper_bound = result.fastest.degradation.upper_bound
     assert upper_bound is not None
     assert upper_bound <= result.max_degradation
@@ -69,7 +71,15 @@ def test_run_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert product == pytest.approx(result.fastest.speedup_over_plain.estimate, rel=0.02)
     assert result.fastest.rates == [0.02] * result.fastest.steps
     assert result.checkpoint["quality"]["metric"] == "negative_mse"
-    assert set(result.seconds) == {"meta_training", "baseline", "search", "timing", "certificate", "total"}
+    assert set(result.seconds) == {
+        "meta_training",
+        "baseline",
+        "calibration",
+        "search",
+        "timing",
+        "certificate",
+        "total",
+    }
 
     ours = [
         process.info["cmdline"]
@@ -117,18 +127,14 @@ def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) 
 @pytest.mark.skipif(compiler(torch.device("cpu")) is None, reason="no C++ compiler, or no Python headers")
 def test_a_search_for_the_compiled_runtime_with_lowered_prefixes(stack: Stack) -> None:
     stack.start_worker()
-    search_id = stack.submit(small_spec(runtime="compiled", precision="auto", max_degradation=5.0))
-    row = stack.wait_for(search_id)
+    spec = small_spec(runtime="compiled", precision="auto", max_degradation=5.0, degradation_bound=20.0)
+    row = stack.wait_for(stack.submit(spec))
     result = searches.result(row)
     assert result.runtime == "compiled"
     lowered = has_fast_bfloat16(torch.device("cpu"))
     assert result.search.space_size == (20 if lowered else 14)
-    assert any(text.endswith(":bfloat16") for text in result.search.survived) == lowered
     for figures in (result.fastest, result.baseline):
         assert figures.compilation is not None
         assert figures.compilation.backend == "inductor"
         assert figures.speedup is not None
-    # Survivors beyond the finalists are known to be slower eagerly, and said to be left.
-    assert len(result.search.survived) > FINALISTS
-    assert any("were not compiled" in warning for warning in result.warnings)
     assert any((stack.home / "compiled").rglob("*.so"))

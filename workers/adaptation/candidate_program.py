@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from search_service.domain.candidate import Candidate, Precision
-from workers.adaptation.inner_loop import Adaptation, AdaptedState, Parameters, adapt
+from workers.adaptation.inner_loop import Adaptation, AdaptedState, Parameters, adapt, support_statistics
 from workers.adaptation.layout import Layout, laid_out
 from workers.adaptation.precision import lower_prefix
 from workers.adaptation.program import trace
@@ -107,6 +107,24 @@ def candidate_program(
         results=nesting[-1],
         function=module,
     )
+
+
+def statistics_units(adaptation: Adaptation, parameters: Parameters, support_x: Tensor) -> int:
+    """How many units, from the input, the pass for the support set's statistics goes through; 0 where there is none.
+
+    Args:
+        adaptation: how the network adapts.
+        parameters: all parameters.
+        support_x: ``N x ...``-dim example of a support set.
+    """
+
+    def statistics(parameters: Parameters) -> list[Tensor]:
+        return [value for pair in support_statistics(adaptation, parameters, support_x).values() for value in pair]
+
+    inputs = [node for node in trace(statistics, parameters).graph.nodes if node.op == "placeholder"]
+    used = {name for name, node in zip(parameters, inputs, strict=True) if node.users}
+    reached = (number for number, names in enumerate(adaptation.units.values(), start=1) if used.intersection(names))
+    return max(reached, default=0)
 
 
 def _moving(adaptation: Adaptation, candidate: Candidate, parameters: Parameters) -> list[bool]:

@@ -20,23 +20,23 @@ from sqlalchemy.orm import Session
 
 from search_service import queue
 from search_service.domain.errors import DatabaseUnavailable, LambdaSearchError
-from search_service.domain.evaluation import Split
-from search_service.domain.search import Phase, SearchStatus, TaskFamily
+from search_service.domain.search import Phase, SearchStatus
 from search_service.queue import TokenJob
 from search_service.storage import codec, searches, tokens
 from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow, TokenRow
 from search_service.storage.tokens import TokenState
 from workers.runtime.answer import build_result
-from workers.runtime.case import Case
+from workers.runtime.case import Case, OpenEpisodes
 from workers.runtime.evaluator import Evaluator, EvaluatorDied, WorkFailed, WorkUnwanted
-from workers.runtime.phases import baseline, certificate, meta_training, search, timing
+from workers.runtime.phases import baseline, calibration, certificate, meta_training, search, timing
 from workers.runtime.phases.rules import Batch, MustWait, PhaseRules
 from workers.runtime.work import Outcome, Progress, Work
 
 RULES: dict[Phase, PhaseRules] = {
     Phase.META_TRAINING: meta_training,
     Phase.BASELINE: baseline,
+    Phase.CALIBRATION: calibration,
     Phase.SEARCH: search,
     Phase.TIMING: timing,
     Phase.CERTIFICATE: certificate,
@@ -45,6 +45,8 @@ MAX_DEATHS = 3
 """Evaluators that may die over one batch before the search fails."""
 MAX_ATTEMPTS = 6
 """Claims of one step, each ended by the death of its worker, after which the search fails."""
+REPORTING = (Phase.META_TRAINING, Phase.CALIBRATION, Phase.TIMING)
+"""Phases with one token, which reports from inside a step."""
 PROGRESS_INTERVAL = 1.0  # seconds between progress writes
 
 log = structlog.get_logger(__name__)
@@ -79,14 +81,14 @@ class Advancer:
         evaluator: the device.
         worker_id: this worker's name in the table of workers.
         max_running: searches admitted at once per device class.
-        class_count: classes of a task family's split, as this worker has it.
+        open_episodes: opens a task family, as this worker has it.
     """
 
     database: Database
     evaluator: Evaluator
     worker_id: UUID
     max_running: int
-    class_count: Callable[[TaskFamily, Split], int | None]
+    open_episodes: OpenEpisodes
     _giving_up: threading.Event = field(default_factory=threading.Event)
 
     def give_up(self) -> None:
@@ -113,7 +115,7 @@ class Advancer:
             self._close(claim, outcome)
 
     def _case(self, session: Session, search_id: UUID) -> Case:
-        return Case(session, searches.lock(session, search_id), self.evaluator.fingerprint, self.class_count)
+        return Case(session, searches.lock(session, search_id), self.evaluator.fingerprint, self.open_episodes)
 
     def _start(self, job: TokenJob) -> Claim | None:
         with self.database.session() as session:
@@ -195,7 +197,7 @@ class Advancer:
                 for new in tokens.create(case.session, case.row.id, case.phase, count):
                     queue.defer_token(case.session, new, device=case.row.device, priority=case.row.priority)
                 return
-            following = case.phase.successor
+            following = RULES[case.phase].following(case)
             if following is None:
                 result = codec.result_to_json(build_result(case))
                 searches.succeed(case.session, case.row, result)
@@ -255,7 +257,7 @@ class _ProgressWriter:
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if self._claim.job.phase not in (Phase.META_TRAINING, Phase.TIMING) or now < self._next:
+        if self._claim.job.phase not in REPORTING or now < self._next:
             return
         self._next = now + PROGRESS_INTERVAL
         values = {"done": progress.done, "total": progress.total, "unit": progress.unit, "message": progress.message}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from search_service.domain.candidate import Candidate
+from search_service.domain.certificate import GUARANTEED
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.result import (
@@ -13,8 +13,10 @@ from search_service.domain.result import (
     Confirmed,
     Degradation,
     FrontPoint,
+    Interval,
     Latency,
     PatternFigures,
+    PredictedLatency,
     Quality,
     Ratio,
     SearchEffort,
@@ -27,8 +29,10 @@ from search_service.storage.database import server_time
 from search_service.storage.tables import TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
-from workers.search.decisions import METHOD, Point, front, spent_alpha
-from workers.search.statistics import MeanEstimate, degradation
+from workers.runtime.phases.certificate import confirmed_blocks
+from workers.search.class_bootstrap import class_interval
+from workers.search.decisions import Point, front
+from workers.search.statistics import MeanEstimate
 
 FEW_CLASSES = 50
 """Below this many confirmation classes the certificate says little about other classes (DESIGN)."""
@@ -38,40 +42,40 @@ Figures = dict[str, dict[str, Any]]
 
 def build_result(case: Case) -> SearchResult:
     """Everything that was measured, with the fastest pattern that qualified, or the baseline if none did."""
-    rows = list(trials.of_search(case.session, case.row.id))
-    qualified = [row for row in rows if row.state == TrialState.QUALIFIED]
-    tested = qualified + [row for row in rows if row.state == TrialState.UNQUALIFIED]
-    survived = tested + [row for row in rows if row.state == TrialState.SURVIVED]
-    winner = qualified[0].candidate if qualified else case.baseline.text
+    judged = [row for row in trials.of_search(case.session, case.row.id) if row.blocks]
+    answer = next((row for row in judged if row.state == TrialState.QUALIFIED), None)
+    tested = [row for row in judged if row.confirmation is not None]
+    survived = [row for row in judged if row.state == TrialState.SURVIVED or row in tested]
+    winner = case.baseline.text if answer is None else answer.candidate
+    blocks = _confirmed_blocks(case, answer)
     figures: Figures = case.row.timings
 
-    fastest = _figures_of(case, winner, figures, qualified[0] if qualified else None)
-    full_by_steps = [_figures_of(case, pattern.text, figures, None) for pattern in case.full_by_steps]
+    fastest = _figures_of(case, winner, figures, answer, blocks)
+    full_by_steps = [_figures_of(case, pattern.text, figures, None, blocks) for pattern in case.full_by_steps]
     baseline = next(entry for entry in full_by_steps if entry.pattern == case.baseline.text)
     return SearchResult(
         search_id=str(case.row.id),
         status=SearchStatus.SUCCEEDED.value,
         fastest=fastest,
         baseline=baseline,
-        empty=_figures_of(case, case.empty.text, figures, None),
+        empty=_figures_of(case, case.empty.text, figures, None, blocks),
         full_by_steps=full_by_steps,
         speedup_split=_split(case, winner, figures),
         max_degradation=case.max_degradation,
         confidence=case.spec.confidence,
-        method=METHOD,
-        confirmed=Confirmed(
-            split=Split.TEST.value,
-            classes=case.class_count(case.spec.tasks, Split.TEST),
-            episodes=case.spec.episodes.confirmation,
-        ),
+        method=case.spec.certificate,
+        confirmed=_confirmed(case, answer, blocks),
         search=SearchEffort(
-            episodes=case.spec.episodes.validation,
-            judged=sum(row.blocks > 0 for row in rows),
-            space_size=len(rows),
+            episodes=max((row.blocks for row in judged), default=0) * case.spec.episodes.block,
+            judged=len(judged),
+            space_size=case.space.size,
+            dropped=sum(row.state == TrialState.DROPPED for row in judged),
             survived=sorted(row.candidate for row in survived),
-            qualified=sorted(row.candidate for row in qualified),
-            unqualified=sorted(row.candidate for row in rows if row.state == TrialState.UNQUALIFIED),
-            untested=sorted(row.candidate for row in rows if row.state == TrialState.SURVIVED),
+            qualified=_in_state(judged, TrialState.QUALIFIED),
+            unqualified=_in_state(judged, TrialState.UNQUALIFIED),
+            unresolved=_in_state(judged, TrialState.UNRESOLVED),
+            untested=_in_state(judged, TrialState.SURVIVED),
+            predicted=_predicted(case),
             episode_adaptations=case.row.effort.get("episode_adaptations", 0),
             image_passes=case.row.effort.get("image_passes", 0),
             reused_evaluations=case.row.effort.get("reused_evaluations", 0),
@@ -87,18 +91,60 @@ def build_result(case: Case) -> SearchResult:
         device=figures[case.baseline.text].get("device", {}),
         runtime=case.spec.runtime,
         seconds=_seconds(case),
-        warnings=_warnings(case, bool(qualified), survived, figures),
+        warnings=_warnings(case, answer, judged, figures),
     )
 
 
-def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None) -> PatternFigures:
+def _confirmed_blocks(case: Case, answer: TrialRow | None) -> int:
+    """Confirmation blocks that the result's figures come from: the answer's own, or the baseline's without one."""
+    if answer is None or answer.confirmation is None:
+        return confirmed_blocks(case)
+    blocks: int = answer.confirmation["episodes"] // case.spec.episodes.block
+    return blocks
+
+
+def _in_state(rows: list[TrialRow], state: TrialState) -> list[str]:
+    return sorted(row.candidate for row in rows if row.state == state)
+
+
+def _confirmed(case: Case, answer: TrialRow | None, blocks: int) -> Confirmed:
+    episodes = blocks * case.spec.episodes.block
+    drawn_from = case.open_episodes(case.spec.tasks)
+    classes = drawn_from.classes(Split.TEST, case.spec.seed, 0, episodes)
+    interval = None
+    if answer is not None and classes is not None:
+        low, high = class_interval(case.degradations(Split.TEST, answer.candidate, blocks), classes)
+        interval = Interval(low=low, high=high)
+    proof = (answer.confirmation or {}) if answer is not None else {}
+    return Confirmed(
+        split=Split.TEST.value,
+        classes=drawn_from.class_count(Split.TEST),
+        episodes=episodes,
+        position=proof.get("position"),
+        alpha=proof.get("alpha"),
+        class_interval=interval,
+    )
+
+
+def _predicted(case: Case) -> PredictedLatency:
+    assert case.row.latency_model is not None
+    error = case.row.latency_model["error"]
+    return PredictedLatency(
+        calibrated_on=error["candidates"],
+        median_error=error["median"],
+        largest_error=error["largest"],
+        rank_correlation=error["rank_correlation"],
+    )
+
+
+def _figures_of(case: Case, text: str, figures: Figures, trial: TrialRow | None, blocks: int) -> PatternFigures:
     candidate = Candidate.parse(text, len(case.unit_names))
     pattern = candidate.pattern
     timed = figures.get(text)
-    qualities = case.qualities(Split.TEST, text)
+    qualities = case.qualities(Split.TEST, text, blocks)
     quality = MeanEstimate.of(qualities)
     quality_low, quality_high = quality.interval()
-    loss = degradation(case.qualities(Split.TEST, case.baseline.text), qualities)
+    loss = MeanEstimate.of(case.degradations(Split.TEST, text, blocks))
     low, high = loss.interval()
     is_baseline = text == case.baseline.text
     confirmation = trial.confirmation if trial is not None else None
@@ -177,19 +223,21 @@ def _seconds(case: Case) -> dict[str, float]:
     return {**seconds, "total": (now - case.row.created_at).total_seconds()}
 
 
-def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Figures) -> list[str]:
+def _warnings(case: Case, answer: TrialRow | None, judged: list[TrialRow], figures: Figures) -> list[str]:
     warnings = []
-    if not answered:
+    if answer is None:
         warnings.append("No pattern was proved to stay under the threshold; the answer is the baseline itself.")
-    classes = case.class_count(case.spec.tasks, Split.TEST)
-    needed = math.ceil(
-        math.log(1 / spent_alpha(case.spec.confidence, 1)) / -math.log1p(-min(case.max_degradation, 0.99))
-    )
-    if case.spec.tasks.metric == "accuracy" and case.spec.episodes.confirmation < needed:
+    unresolved = [row for row in judged if row.state == TrialState.UNRESOLVED]
+    if unresolved:
         warnings.append(
-            f"{case.spec.episodes.confirmation} confirmation episodes: no method that allows for rare large losses can "
-            f"prove this threshold with fewer than {needed}; the t bound assumes there are none."
+            f"{len(unresolved)} candidates could not be told from the threshold (search.unresolved); more confirmation "
+            "episodes, or another threshold, may decide them."
         )
+    if case.spec.certificate not in GUARANTEED:
+        warnings.append(
+            "certificate 'asymptotic' keeps the confidence only where losses are not rare and large; 'betting' always."
+        )
+    classes = case.open_episodes(case.spec.tasks).class_count(Split.TEST)
     if classes is not None and classes < FEW_CLASSES:
         warnings.append(
             f"Only {classes} confirmation classes: the proof speaks for episodes of these classes, "
@@ -201,13 +249,6 @@ def _warnings(case: Case, answered: bool, survived: list[TrialRow], figures: Fig
         )
     if case.spec.may_lower_precision and not case.device.get("fast_bfloat16"):
         warnings.append("precision 'auto' tried float32 only: the device is not fast at bfloat16.")
-    if untimed := [row.candidate for row in survived if row.latency_s is None]:
-        reason = (
-            "slower than the others in the eager runtime, were not compiled"
-            if case.spec.runtime == "compiled"
-            else "those estimated to compute most, were not timed"
-        )
-        warnings.append(f"{len(untimed)} survivors, {reason}.")
     if not all(entry["tight"] for entry in figures.values()):
         warnings.append("Timing was noisy: its intervals are wider than 2 %; see low and high of each speedup.")
     return warnings

@@ -11,13 +11,20 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from search_service.domain.candidate import Candidate
-from search_service.domain.evaluation import EvaluationScope, Split, TimingScope, content_key
+from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope, content_key
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.search import NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
+from search_service.domain.space import CandidateSpace
 from search_service.storage import checkpoints, codec, evaluations
 from search_service.storage.tables import CheckpointRow, SearchRow
+from workers.adaptation.episodes import Episodes
 from workers.runtime.work import ModelUnderTest
+from workers.search.confidence import Degradations, Question, clip
+from workers.search.decisions import question_of
 from workers.search.statistics import Qualities
+
+OpenEpisodes = Callable[[TaskFamily], Episodes]
+"""Opens a task family, as a worker has it."""
 
 
 @dataclass
@@ -28,8 +35,8 @@ class Case:
     row: SearchRow
     device: dict[str, Any]
     """Fingerprint of the device that this worker's evaluator holds."""
-    class_count: Callable[[TaskFamily, Split], int | None]
-    """Classes of a task family's split, as this worker has it."""
+    open_episodes: OpenEpisodes
+    """Opens a task family, as this worker has it."""
 
     @cached_property
     def spec(self) -> SearchSpec:
@@ -69,10 +76,11 @@ class Case:
         """Inner learning rate of baseline and candidates."""
         return self.spec.base_rate(self.checkpoint_config.meta_training.inner_rate)
 
-    @property
-    def max_steps(self) -> int:
-        """Most inner steps of a candidate."""
-        return self.spec.max_steps(self.checkpoint_config.meta_training.inner_steps)
+    @cached_property
+    def space(self) -> CandidateSpace:
+        """What is searched."""
+        trained_steps = self.checkpoint_config.meta_training.inner_steps
+        return self.spec.candidates(trained_steps, fast_bfloat16=bool(self.device.get("fast_bfloat16")))
 
     @property
     def baseline(self) -> LambdaPattern:
@@ -89,7 +97,7 @@ class Case:
     def full_by_steps(self) -> list[Candidate]:
         """The full pattern for one step, two, and so on, up to the baseline's or the space's most steps."""
         units = len(self.unit_names)
-        most = max(self.baseline.steps, self.max_steps)
+        most = max(self.baseline.steps, self.space.max_steps)
         return [Candidate(LambdaPattern.full(units, steps)) for steps in range(1, most + 1)]
 
     @property
@@ -119,6 +127,23 @@ class Case:
             rate=self.rate,
             norm_statistics=self.spec.norm_statistics,
             units=self.regrouped_units,
+        )
+
+    @property
+    def latency_scope(self) -> LatencyScope:
+        """The key of the latency model of this search on this worker's device; it is one of the eager runtime."""
+        tasks = self.spec.tasks
+        return LatencyScope(
+            network=content_key({"network": repr(self.network)}),
+            family=tasks.family,
+            ways=tasks.ways,
+            shots=tasks.shots,
+            norm_statistics=self.spec.norm_statistics,
+            units=self.regrouped_units,
+            max_steps=self.space.max_steps,
+            lowered=self.space.lowered,
+            runtime="eager",
+            fingerprint=content_key(self.device),
         )
 
     def timing_scope(self, runtime: Runtime) -> TimingScope:
@@ -152,16 +177,36 @@ class Case:
             raise LookupError(f"search {self.row.id} has no threshold in phase {self.row.phase}")
         return self.row.max_degradation
 
-    def qualities(self, split: Split, pattern: str, blocks: int | None = None) -> Qualities:
-        """Stored qualities of a pattern on the first ``blocks`` blocks of a split (all of the budget unless said)."""
-        wanted = self.blocks(split) if blocks is None else blocks
-        stored = evaluations.blocks(self.session, self.scope(split).key, pattern, wanted)
-        if len(stored) != wanted:
-            raise LookupError(f"'{pattern}' has {len(stored)} of {wanted} {split} blocks")
+    @property
+    def degradation_bound(self) -> float:
+        """The most that one episode may lose, in the metric's unit."""
+        bound = self.spec.degradation_bound or 1.0
+        if self.spec.degradation == "relative":
+            return bound * self.max_degradation / self.spec.max_degradation
+        return bound
+
+    def question(self, position: int) -> Question:
+        """What the ``position``-th candidate tested (from 1) is asked."""
+        return question_of(self.max_degradation, self.degradation_bound, self.spec.confidence, position)
+
+    def qualities(self, split: Split, candidate: str, blocks: int) -> Qualities:
+        """Stored qualities of a candidate on the first ``blocks`` blocks of a split.
+
+        Raises:
+            LookupError: not all of them are stored.
+        """
+        stored = evaluations.blocks(self.session, self.scope(split).key, candidate, blocks)
+        if len(stored) != blocks:
+            raise LookupError(f"'{candidate}' has {len(stored)} of {blocks} {split} blocks")
         return np.concatenate([np.asarray(block, dtype=np.float64) for block in stored])
 
+    def degradations(self, split: Split, candidate: str, blocks: int) -> Degradations:
+        """Paired degradations of a candidate on the first ``blocks`` blocks of a split, clipped."""
+        lost = self.qualities(split, self.baseline.text, blocks) - self.qualities(split, candidate, blocks)
+        return clip(lost, self.degradation_bound)
+
     def blocks(self, split: Split) -> int:
-        """How many blocks of a split this search judges on."""
+        """Most blocks of a split that a candidate is judged on."""
         budget = self.spec.episodes
         episodes = budget.validation if split == Split.VALIDATION else budget.confirmation
         return episodes // budget.block

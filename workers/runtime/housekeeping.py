@@ -11,11 +11,10 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from search_service.domain.errors import DatabaseUnavailable
-from search_service.domain.evaluation import Split
-from search_service.domain.search import TaskFamily
 from search_service.settings import Settings
 from search_service.storage import workers as worker_store
 from search_service.storage.database import Database
+from workers.runtime.case import OpenEpisodes
 from workers.runtime.host_locks import TimingLock
 from workers.runtime.reaper import REAP_INTERVAL, reap
 
@@ -36,13 +35,13 @@ class Housekeeping:
         settings: Settings,
         worker_id: UUID,
         stopping: threading.Event,
-        class_count: Callable[[TaskFamily, Split], int | None],
+        open_episodes: OpenEpisodes,
     ) -> None:
         self._database = database
         self._settings = settings
         self._worker_id = worker_id
         self._stopping = stopping
-        self._class_count = class_count
+        self._open_episodes = open_episodes
         self._timing_lock = TimingLock(settings.lock_dir)
         self._storage: StudyStorage | None = None
         self._threads = [
@@ -75,7 +74,7 @@ class Housekeeping:
             self._settings.heartbeat_file.touch()
         with self._database.session() as session:
             worker_store.seen(session, self._worker_id)
-        reap(self._database, self._settings.max_running_searches, self._class_count)
+        reap(self._database, self._settings.max_running_searches, self._open_episodes)
 
     def _mirror(self) -> None:
         from workers.search.study import mirror, open_study_storage

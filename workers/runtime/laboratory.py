@@ -17,8 +17,8 @@ from search_service.domain.candidate import Candidate
 from search_service.domain.errors import ArtifactMissing
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.search import TaskFamily
-from workers.adaptation.candidate_program import CandidateProgram
+from search_service.domain.search import Runtime, TaskFamily
+from workers.adaptation.candidate_program import CandidateProgram, statistics_units
 from workers.adaptation.cost import multiply_adds
 from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import Episodes, open_task_family
@@ -34,6 +34,8 @@ from workers.meta_training.trainer import MetaTrainer, read_checkpoint
 from workers.runtime.artifacts import Artifacts
 from workers.runtime.host_locks import TimingLock
 from workers.runtime.work import (
+    CalibrationOutcome,
+    CalibrationWork,
     CheckpointOutcome,
     CheckpointWork,
     JudgingOutcome,
@@ -96,10 +98,10 @@ class Laboratory:
 
     def perform(self, work: Work, report: Report) -> Outcome:
         """Compute a piece of work."""
-        if isinstance(work, TimingWork):
+        if isinstance(work, TimingWork | CalibrationWork):
             report(Progress(0, 1, "share", "waiting for the host to be quiet"))
             with self.timing_lock.measuring():
-                return self._time(work, report)
+                return self._time(work, report) if isinstance(work, TimingWork) else self._calibrate(work, report)
         with self.timing_lock.computing():
             if isinstance(work, TrainingWork):
                 return self._train(work, report)
@@ -203,27 +205,49 @@ class Laboratory:
             qualities={text: qualities.double().T.tolist() for text, qualities in judged.items()}, digest=batch.digest
         )
 
-    def _time(self, work: TimingWork, report: Report) -> TimingOutcome:
-        adaptation, parameters = self._models(work.subject)
-        units = len(adaptation.units)
-        baseline = LambdaPattern.parse(work.baseline, units)
-        batch = self._episodes(work.subject.tasks).draw(Split.VALIDATION, work.seed, 0, TIMING_EPISODES)
-        episodes = list(zip(*batch_tensors(batch, self.device), strict=True))
-        bench = TimedSubjects(adaptation, parameters, episodes, self.device)
+    def _calibrate(self, work: CalibrationWork, report: Report) -> CalibrationOutcome:
+        bench = self._bench(work.subject, work.seed)
+        programs = self._programs(bench, work.candidates, "eager", report)
+        timing = interleave(
+            {text: bench.candidate(program) for text, program in programs.items()},
+            work.candidates[0],
+            work.limit_s,
+            lambda share: report(Progress(share, 1, "share", f"timing {len(programs)} candidates")),
+            clock_of(self.device),
+        )
+        support_x = bench.episodes[0][0]
+        return CalibrationOutcome(
+            latencies_s={text: float(np.median(samples)) for text, samples in timing.samples_s.items()},
+            statistics_units=statistics_units(bench.adaptation, bench.parameters, support_x),
+        )
 
+    def _bench(self, subject: ModelUnderTest, seed: int) -> TimedSubjects:
+        adaptation, parameters = self._models(subject)
+        batch = self._episodes(subject.tasks).draw(Split.VALIDATION, seed, 0, TIMING_EPISODES)
+        episodes = list(zip(*batch_tensors(batch, self.device), strict=True))
+        return TimedSubjects(adaptation, parameters, episodes, self.device)
+
+    def _programs(
+        self, bench: TimedSubjects, texts: list[str], runtime: Runtime, report: Report
+    ) -> dict[str, CandidateProgram]:
+        verb = "compiling" if runtime == "compiled" else "tracing"
+        programs: dict[str, CandidateProgram] = {}
+        for text in texts:
+            report(Progress(len(programs), len(texts), "candidates", f"{verb} {text}"))
+            programs[text] = bench.program(Candidate.parse(text, len(bench.adaptation.units)), runtime)
+        return programs
+
+    def _time(self, work: TimingWork, report: Report) -> TimingOutcome:
+        bench = self._bench(work.subject, work.seed)
+        baseline = LambdaPattern.parse(work.baseline, len(bench.adaptation.units))
         subjects: dict[str, Subject] = {
             "plain": bench.plain(baseline.steps),
             "one_query": bench.prediction(1),
             "all_queries": bench.prediction(None),
         }
         texts = list(dict.fromkeys([baseline.text, *work.candidates]))
-        verb = "compiling" if work.runtime == "compiled" else "tracing"
-        programs: dict[str, CandidateProgram] = {}
-        for text in texts:
-            report(Progress(len(programs), len(texts), "candidates", f"{verb} {text}"))
-            programs[text] = bench.program(Candidate.parse(text, units), work.runtime)
-            subjects[text] = bench.candidate(programs[text])
-
+        programs = self._programs(bench, texts, work.runtime, report)
+        subjects.update({text: bench.candidate(program) for text, program in programs.items()})
         timing = interleave(
             subjects,
             baseline.text,

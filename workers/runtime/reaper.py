@@ -6,7 +6,6 @@ says of a job is believed only together with the heartbeat of the queue's worker
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,13 +14,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from search_service import queue
-from search_service.domain.evaluation import Split
-from search_service.domain.search import Phase, SearchStatus, TaskFamily
+from search_service.domain.search import Phase, SearchStatus
 from search_service.storage import searches, tokens
 from search_service.storage.database import QUEUE_SCHEMA, Database
 from search_service.storage.tables import TokenRow
 from search_service.storage.tokens import TokenState
-from workers.runtime.case import Case
+from workers.runtime.case import Case, OpenEpisodes
 from workers.runtime.phases import meta_training
 
 REAP_INTERVAL = 3.0  # seconds
@@ -32,10 +30,8 @@ _REAPER_LOCK = 0x4C54  # first key of the advisory lock
 
 log = structlog.get_logger(__name__)
 
-ClassCount = Callable[[TaskFamily, Split], int | None]
 
-
-def reap(database: Database, max_running: int, class_count: ClassCount) -> int:
+def reap(database: Database, max_running: int, open_episodes: OpenEpisodes) -> int:
     """One pass; only one process at a time reaps. Returns how many tokens were brought back."""
     with database.session() as session:
         if not session.scalars(text(f"select pg_try_advisory_xact_lock({_REAPER_LOCK}, 0)")).one():
@@ -47,7 +43,7 @@ def reap(database: Database, max_running: int, class_count: ClassCount) -> int:
     brought_back = 0
     for suspect in suspects:
         try:
-            brought_back += _bring_back(database, suspect, class_count)
+            brought_back += _bring_back(database, suspect, open_episodes)
         except Exception:  # one search's fault must not keep the others from coming back
             log.exception("token could not be brought back", search=str(suspect.search_id), phase=suspect.phase)
     return brought_back
@@ -109,7 +105,7 @@ def _jobs_alive(session: Session, job_ids: list[int]) -> set[int]:
     return {int(job_id) for (job_id,) in rows}
 
 
-def _bring_back(database: Database, suspect: Suspect, class_count: ClassCount) -> bool:
+def _bring_back(database: Database, suspect: Suspect, open_episodes: OpenEpisodes) -> bool:
     """Give a token that is still as it was suspected a new job, and close the old one."""
     with database.session() as session:
         row = searches.lock(session, suspect.search_id)
@@ -117,7 +113,7 @@ def _bring_back(database: Database, suspect: Suspect, class_count: ClassCount) -
         if row.status != SearchStatus.RUNNING or token.state == TokenState.ENDED or not suspect.still(token):
             return False
         if token.state == TokenState.HELD:
-            if not meta_training.can_go_on(Case(session, row, {}, class_count)):
+            if not meta_training.can_go_on(Case(session, row, {}, open_episodes)):
                 return False
         else:
             log.warning("token had no live job", search=str(row.id), phase=token.phase, token=token.no, step=token.step)

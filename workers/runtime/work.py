@@ -82,6 +82,24 @@ class JudgingOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationWork:
+    """Time candidates, eagerly, for a latency model."""
+
+    subject: ModelUnderTest
+    candidates: list[str]
+    seed: int
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOutcome:
+    """Median latency of each candidate, and what else a model needs (``workers.adaptation.latency_model``)."""
+
+    latencies_s: dict[str, float]
+    statistics_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimingWork:
     """Time candidates against the baseline and plain PyTorch, interleaved."""
 
@@ -100,8 +118,8 @@ class TimingOutcome:
     figures: dict[str, dict[str, Any]]
 
 
-Work = TrainingWork | CheckpointWork | JudgingWork | TimingWork
-Outcome = TrainingOutcome | CheckpointOutcome | JudgingOutcome | TimingOutcome
+Work = TrainingWork | CheckpointWork | JudgingWork | CalibrationWork | TimingWork
+Outcome = TrainingOutcome | CheckpointOutcome | JudgingOutcome | CalibrationOutcome | TimingOutcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,11 @@ from procrastinate.exceptions import ConnectorException
 
 from search_service import queue
 from search_service.domain.errors import DatabaseUnavailable
-from search_service.domain.evaluation import Split
 from search_service.domain.search import TaskFamily
 from search_service.settings import Settings
 from search_service.storage import workers as worker_store
 from search_service.storage.database import Database
-from workers.adaptation.episodes import open_task_family, unavailable_reason
+from workers.adaptation.episodes import Episodes, open_task_family, unavailable_reason
 from workers.runtime.advance import Advancer
 from workers.runtime.evaluator import Evaluator, WorkUnwanted
 from workers.runtime.evaluator_child import EvaluatorSettings
@@ -77,7 +76,7 @@ class Worker:
         except WorkUnwanted:
             return
         log.info("evaluator ready", pid=self.evaluator.pid, **self.evaluator.fingerprint)
-        housekeeping = Housekeeping(self.database, self.settings, self.id, self._stopping, self._class_count)
+        housekeeping = Housekeeping(self.database, self.settings, self.id, self._stopping, self._open_episodes)
         housekeeping.start()
         try:
             for attempt in self._reconnecting():
@@ -117,7 +116,7 @@ class Worker:
     async def _serve(self) -> None:
         app = App(connector=PsycopgConnector(conninfo=self.database.conninfo, max_size=4))
         advance = Advancer(
-            self.database, self.evaluator, self.id, self.settings.max_running_searches, self._class_count
+            self.database, self.evaluator, self.id, self.settings.max_running_searches, self._open_episodes
         )
 
         @app.task(name=queue.ADVANCE)
@@ -166,8 +165,8 @@ class Worker:
             log.warning("could not say goodbye", reason=str(error))
         self.database.close()
 
-    def _class_count(self, tasks: TaskFamily, split: Split) -> int | None:
-        return open_task_family(tasks, self.settings.data_dir).class_count(split)
+    def _open_episodes(self, tasks: TaskFamily) -> Episodes:
+        return open_task_family(tasks, self.settings.data_dir)
 
     def _give_up_when_stopping(self) -> None:
         if self._stopping.is_set():

@@ -24,7 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from search_service.domain.candidate import Candidate, Precision
-from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.lambda_pattern import LambdaPattern, row_text
 from search_service.domain.search import SearchSpec, SearchStatus
 from search_service.storage import checkpoints, codec, searches, trials
 from search_service.storage.database import STUDY_SCHEMA, Database, server_time
@@ -235,24 +235,14 @@ def _shown_numbers(session: Session, study: optuna.Study, numbers: Sequence[int]
 def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
     """A trial as Optuna shows it."""
     candidate = Candidate.parse(row.candidate, units=len(subject.unit_names))
-    pattern = candidate.pattern
-    first_row = pattern.first_steps(1).text
-    rows = subject.row_distribution
+    parameters = _parameters(candidate, subject)
     constraints = _constraints(row, subject.max_degradation)
     trial = optuna.trial.create_trial(
         state=OptunaState.COMPLETE if _is_complete(row) else OptunaState.PRUNED,
         value=row.latency_s,
-        params={
-            "row": first_row if isinstance(rows, CategoricalDistribution) else int(first_row, base=2),
-            "steps": pattern.steps,
-            **({"precision": candidate.precision.value} if subject.spec.may_lower_precision else {}),
-        },
-        distributions={
-            "row": rows,
-            "steps": IntDistribution(1, max(subject.max_steps, pattern.steps)),
-            **({"precision": PRECISIONS} if subject.spec.may_lower_precision else {}),
-        },
-        user_attrs=_user_attributes(row, pattern, subject),
+        params={name: value for name, (value, _) in parameters.items()},
+        distributions={name: distribution for name, (_, distribution) in parameters.items()},
+        user_attrs=_user_attributes(row, candidate.pattern, subject),
         # optuna-dashboard 0.21 reads the attribute of Optuna before version 5.
         system_attrs={"constraints": list(constraints.values())} if constraints else {},
         constraints=constraints,
@@ -266,6 +256,28 @@ def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
     return trial
 
 
+def _parameters(candidate: Candidate, subject: _Subject) -> dict[str, tuple[Any, BaseDistribution]]:
+    """A candidate as Optuna's parameters: steps, the row (of each step where they may differ), factors, precision."""
+    space = subject.spec.space
+    rows = subject.row_distribution
+    texts = [row_text(row) for row in candidate.pattern.rows]
+    parameters: dict[str, tuple[Any, BaseDistribution]] = {}
+    named = {"row": texts[0]} if space.kind == "constant_rows" else _numbered("row", texts)
+    for name, row in named.items():
+        parameters[name] = (row if isinstance(rows, CategoricalDistribution) else int(row, base=2), rows)
+    parameters["steps"] = (candidate.steps, IntDistribution(1, max(subject.max_steps, candidate.steps)))
+    if len(space.rate_factors) > 1:
+        factors = CategoricalDistribution(space.rate_factors)
+        parameters.update({name: (each, factors) for name, each in _numbered("factor", candidate.factors).items()})
+    if subject.spec.may_lower_precision:
+        parameters["precision"] = (candidate.precision.value, PRECISIONS)
+    return parameters
+
+
+def _numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
+    return {f"{name} {number}": value for number, value in enumerate(values, start=1)}
+
+
 def _is_complete(row: TrialRow) -> bool:
     return row.state != trials.TrialState.DROPPED and row.latency_s is not None
 
@@ -273,8 +285,8 @@ def _is_complete(row: TrialRow) -> bool:
 def _constraints(row: TrialRow, max_degradation: float | None) -> dict[str, float]:
     """By how much a candidate exceeds the threshold; at most 0 where it does not.
 
-    ``degradation`` is of validation classes; ``certificate``, where it was tested, the upper bound on confirmation
-    classes.
+    ``degradation`` is of validation classes. Where the candidate was tested, ``certificate``, the upper bound on
+    confirmation classes, stands in its place.
     """
     if max_degradation is None:
         return {}
@@ -283,7 +295,8 @@ def _constraints(row: TrialRow, max_degradation: float | None) -> dict[str, floa
 
 def _constrained(row: TrialRow) -> dict[str, float]:
     """The figures that the threshold is about, as far as they are known."""
-    figures = {DEGRADATION: row.degradation, CERTIFICATE: (row.confirmation or {}).get("upper_bound")}
+    proved = (row.confirmation or {}).get("upper_bound")
+    figures = {DEGRADATION: row.degradation} if proved is None else {CERTIFICATE: proved}
     return {key: figure for key, figure in figures.items() if figure is not None}
 
 

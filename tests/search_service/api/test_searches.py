@@ -45,16 +45,31 @@ def result_document(search_id: str) -> dict[str, Any]:
         "speedup_split": {"steps": 2.5, "rows": 2.0, "engine": 1.6},
         "max_degradation": 0.01,
         "confidence": 0.95,
-        "method": "paired t bound",
-        "confirmed": {"split": "test", "classes": 423, "episodes": 600},
+        "method": "betting",
+        "confirmed": {
+            "split": "test",
+            "classes": 423,
+            "episodes": 600,
+            "position": 2,
+            "alpha": 0.0125,
+            "class_interval": {"low": -0.001, "high": 0.004},
+        },
         "search": {
             "episodes": 200,
             "judged": 155,
             "space_size": 155,
+            "dropped": 60,
             "survived": [],
             "qualified": [],
             "unqualified": [],
             "untested": [],
+            "unresolved": [],
+            "predicted": {
+                "calibrated_on": 20,
+                "median_error": 0.01,
+                "largest_error": 0.05,
+                "rank_correlation": 0.99,
+            },
             "episode_adaptations": 1,
             "image_passes": 1,
             "reused_evaluations": 0,
@@ -138,7 +153,7 @@ def test_no_such_search(client: TestClient, name: str, rest: str) -> None:
 def test_trials_page_by_page(client: TestClient, database: Database, spec: dict[str, Any]) -> None:
     search = submit(client, spec)
     with database.session() as session:
-        trials.add_many(session, UUID(search), [(f"{row:05b}", f"{row:05b}") for row in range(1, 8)])
+        trials.add_many(session, UUID(search), [trials.NewTrial(f"{row:05b}", "group", 0.01) for row in range(1, 8)])
         for row in trials.of_search(session, UUID(search))[:2]:
             row.state = TrialState.DROPPED
             row.quality = 0.5

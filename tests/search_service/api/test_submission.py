@@ -162,7 +162,11 @@ def test_a_checkpoint_that_fits_brings_its_own_steps(
         ({"model": {"network": "mlp"}}, "model.network", "the checkpoint has conv4"),
         ({"tasks.ways": 20}, "tasks.ways", "the checkpoint has 5 outputs, these tasks need 20"),
         ({"norm_statistics": "query"}, "norm_statistics", "trained under 'support'"),
-        ({"model": {"network": "mlp"}, "tasks": {"family": "sinusoid"}}, "model.network", "the checkpoint has conv4"),
+        (
+            {"model": {"network": "mlp"}, "tasks": {"family": "sinusoid"}, "degradation_bound": 1},
+            "model.network",
+            "the checkpoint has conv4",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(

@@ -40,7 +40,9 @@ def test_lists_go_through_every_page(
     assert [view["id"] for view in client.list()] == submitted[::-1]
     assert [view["id"] for view in client.list(SearchStatus.RUNNING)] == submitted[1::-1]
     with database.session() as session:
-        trials.add_many(session, UUID(submitted[0]), [(f"{row:05b}", f"{row:05b}") for row in range(1, 8)])
+        trials.add_many(
+            session, UUID(submitted[0]), [trials.NewTrial(f"{row:05b}", "group", 0.01) for row in range(1, 8)]
+        )
     assert [trial["number"] for trial in client.trials(submitted[0])] == list(range(7))
     assert list(client.trials(submitted[0], "dropped")) == []
 

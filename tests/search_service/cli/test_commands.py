@@ -147,6 +147,7 @@ def test_exponents_are_numbers_and_dates_are_text(tmp_path: Path) -> None:
         model: {network: mlp}
         meta_training: {outer_rate: 1e-3}
         max_degradation: 2E-1
+        degradation_bound: 1
         """
     )
     document = read_spec(file)

@@ -48,10 +48,12 @@ def test_what_the_answer_rests_on(result_document: Build) -> None:
     text = shown(result_document(warnings=["Timing was noisy"]))
     for part in [
         "423 classes, 600 episodes",
-        "paired t bound",
+        "betting test, valid for any distribution",
+        "degradation -0.0010 to +0.0040, had other classes been drawn",
+        "00011, 00110: too near the threshold",
         "fewer steps 2.44x * fewer units (rows) 3.40x * engine 1.62x",
         "A made-up processor, 2 threads",
-        "meta_training 301.2, baseline 6.1, search 88.4, timing 41.0, certificate 35.7, total 473.9",
+        "meta_training 301.2, baseline 6.1, calibration 12.0, search 88.4, timing 41.0, certificate 35.7, total 485.9",
         "warning: Timing was noisy",
     ]:
         assert part in text, part

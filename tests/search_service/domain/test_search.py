@@ -10,7 +10,6 @@ import pytest
 from search_service.domain.errors import IllegalMove, InvalidSpec, UnreadableSpec
 from search_service.domain.search import (
     LEGAL_MOVES,
-    Phase,
     SearchStatus,
     check_move,
     check_space,
@@ -24,7 +23,12 @@ RUNNABLE: dict[str, Any] = {
     "meta_training": {},
     "max_degradation": 0.01,
 }
-SINUSOID: dict[str, Any] = {**RUNNABLE, "tasks": {"family": "sinusoid"}, "model": {"network": "mlp"}}
+SINUSOID: dict[str, Any] = {
+    **RUNNABLE,
+    "tasks": {"family": "sinusoid"},
+    "model": {"network": "mlp"},
+    "degradation_bound": 1.0,
+}
 
 
 def changed(spec: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
@@ -86,13 +90,13 @@ def test_a_spec_survives_its_json(document: dict[str, Any]) -> None:
         (RUNNABLE, "baseline.steps", 0, "1 to 64"),
         (RUNNABLE, "baseline.rate", float("inf"), "above 0"),
         (RUNNABLE, "episodes.block", 1, "2 to 1000"),
-        (RUNNABLE, "episodes.validation", 30, "not a whole number of blocks of 25"),
-        (RUNNABLE, "episodes.confirmation", 10, "25 to 1000000"),
+        (RUNNABLE, "episodes.validation", 30, "not a whole number of blocks of 16"),
+        (RUNNABLE, "episodes.confirmation", 10, "16 to 1000000"),
         (RUNNABLE, "max_degradation", 0, "above 0"),
         (RUNNABLE, "max_degradation", float("nan"), "above 0"),
         (RUNNABLE, "max_degradation", 1, "is no limit"),
         (RUNNABLE, "degradation", "relative", "for regression"),
-        (RUNNABLE, "confidence", 0.4, "0.5 to 0.9999"),
+        (RUNNABLE, "confidence", 0.4, "above 0.5 and at most 0.9999"),
         (RUNNABLE, "device", "gpu", "'cpu' or 'cuda:<name>'"),
         (RUNNABLE, "priority", 1001, "-1000 to 1000"),
         (RUNNABLE, "seed", -1, "must be 0 to"),
@@ -166,8 +170,35 @@ def test_a_search_ends_for_good() -> None:
     assert all(wanted not in LEGAL_MOVES[SearchStatus.QUEUED] for wanted in (SearchStatus.SUCCEEDED,))
 
 
-def test_phases_follow_each_other() -> None:
-    order = [Phase.META_TRAINING]
-    while (following := order[-1].successor) is not None:
-        order.append(following)
-    assert order == list(Phase)
+@pytest.mark.parametrize(
+    ("changes", "field", "reason"),
+    [
+        ({"episodes": {"confirmation": 352}}, "episodes.confirmation", "takes at least 368"),
+        ({"certificate": "empirical_bernstein", "episodes": {"confirmation": 352}}, "episodes.confirmation", "368"),
+        ({"degradation_bound": 0.5}, "degradation_bound", "no accuracy loses more than 1"),
+        ({"confidence": 0.5}, "confidence", "above 0.5"),
+        ({"certificate": "t_test"}, "certificate", "'betting'"),
+    ],
+)
+def test_a_proof_that_cannot_succeed_is_refused(changes: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(UnreadableSpec) as refused:
+        codec.spec_from_json({**RUNNABLE, **changes})
+    assert [problem.field for problem in refused.value.problems] == [field]
+    assert reason in refused.value.problems[0].reason
+
+
+def test_the_least_number_of_confirmation_episodes() -> None:
+    spec = codec.spec_from_json({**RUNNABLE, "episodes": {"confirmation": 368}})
+    assert spec.fewest_confirmation_episodes == 368  # ln(40) / -ln(0.99), rounded up
+    assert spec.degradation_bound == 1.0
+    asymptotic = codec.spec_from_json({**RUNNABLE, "certificate": "asymptotic", "episodes": {"confirmation": 64}})
+    assert asymptotic.fewest_confirmation_episodes == 64
+
+
+def test_regression_names_the_bound_of_its_losses() -> None:
+    unbounded = {key: value for key, value in SINUSOID.items() if key != "degradation_bound"}
+    with pytest.raises(UnreadableSpec, match="name one"):
+        codec.spec_from_json(unbounded)
+    with pytest.raises(UnreadableSpec, match="must be above max_degradation"):
+        codec.spec_from_json({**SINUSOID, "degradation_bound": 0.01})
+    assert codec.spec_from_json({**SINUSOID, "degradation_bound": 2}).fewest_confirmation_episodes == 736

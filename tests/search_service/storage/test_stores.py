@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,13 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from search_service.domain.errors import EpisodesChanged, IllegalMove, NotFound
-from search_service.domain.evaluation import EvaluationScope, Split, TimingScope
+from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope
 from search_service.domain.search import MetaTraining, NetworkSpec, Phase, SearchSpec, SearchStatus, TaskFamily
-from search_service.storage import checkpoints, evaluations, searches, timings, tokens, trials, workers
+from search_service.storage import checkpoints, evaluations, latency_models, searches, timings, tokens, trials, workers
 from search_service.storage.codec import CheckpointConfig
 from search_service.storage.database import Database
 from search_service.storage.tokens import TokenState
-from search_service.storage.trials import TrialState
+from search_service.storage.trials import NewTrial, TrialState
 
 SPEC = SearchSpec(
     tasks=TaskFamily(family="glyphs"),
@@ -126,37 +128,51 @@ def test_a_token_goes_round(session: Session) -> None:
         tokens.lock(session, search.id, Phase.SEARCH, 7)
 
 
+def _latency_s(row: str, step: int) -> float:
+    return (int(row, base=2) + step) / 1000
+
+
 def _trials(session: Session, rows: list[str], steps: int = 2) -> UUID:
     search = searches.add(session, SPEC)
-    trials.add_many(session, search.id, [(f"{row}@{step}", row) for row in rows for step in range(1, steps + 1)])
+    new = [NewTrial(f"{row}@{step}", row, _latency_s(row, step)) for row in rows for step in range(1, steps + 1)]
+    trials.add_many(session, search.id, new)
     return search.id
 
 
 def test_trials_are_stored_once(session: Session) -> None:
     search = _trials(session, ["01", "10"])
-    trials.add_many(session, search, [("01@1", "01"), ("11@1", "11")])
+    trials.add_many(session, search, [NewTrial("01@1", "01", 1.0), NewTrial("11@1", "11", 1.0)])
     assert [row.candidate for row in trials.of_search(session, search)] == ["01@1", "01@2", "10@1", "10@2"]
     assert trials.counts(session, search) == {**dict.fromkeys(TrialState, 0), TrialState.PENDING: 4}
 
 
 def test_many_trials_are_stored_quickly(session: Session) -> None:
     search = searches.add(session, SPEC).id
-    assert trials.add_many(session, search, ((str(number), "row") for number in range(20_000))) == 20_000
+    assert trials.add_many(session, search, (NewTrial(str(number), "row", 1.0) for number in range(20_000))) == 20_000
     assert trials.counts(session, search)[TrialState.PENDING] == 20_000
 
 
-def test_tokens_take_groups_that_have_come_least_far(session: Session) -> None:
-    search = _trials(session, ["01", "10", "11"])
-    assert [row.candidate for row in trials.take_group(session, search, 0)] == ["01@1", "01@2"]
-    assert [row.candidate for row in trials.take_group(session, search, 1)] == ["10@1", "10@2"]
-    assert [row.number for row in trials.taken(session, search, 1)] == [2, 3]
+def test_tokens_take_groups_in_the_order_of_predicted_latency(session: Session) -> None:
+    search = _trials(session, ["10", "11", "01"])
+
+    def take(token_no: int, horizon_s: float = math.inf) -> list[str]:
+        return [row.candidate for row in trials.take_group(session, search, token_no, horizon_s)]
+
+    assert trials.free_groups(session, search, math.inf) == 3
+    assert take(0) == ["01@1", "01@2"]
+    assert take(1) == ["10@1", "10@2"]
+    assert [row.number for row in trials.taken(session, search, 1)] == [0, 1]
     for row in trials.taken(session, search, 0):
         row.blocks, row.token_no = 1, None
-    assert [row.candidate for row in trials.take_group(session, search, 0)] == ["11@1", "11@2"]
-    for row in trials.taken(session, search, 0):
-        row.state, row.token_no = TrialState.DROPPED, None
-    assert [row.candidate for row in trials.take_group(session, search, 0)] == ["01@1", "01@2"]
-    assert not trials.take_group(session, search, 2)
+    assert take(0) == ["01@1", "01@2"]  # the fastest group is judged to its end
+    slowest = trials.taken(session, search, 0)[1]
+    slowest.state, slowest.token_no = TrialState.DROPPED, None
+    assert trials.free_groups(session, search, math.inf) == 1
+    assert trials.free_groups(session, search, _latency_s("11", 1) - 1e-6) == 0
+    assert take(2, _latency_s("11", 1)) == ["11@1"]  # of its group, what lies within the horizon
+    assert take(3, _latency_s("11", 1)) == []
+    assert take(3) == ["11@2"]
+    assert take(4) == []
 
 
 def test_an_earlier_evaluation_wins(session: Session) -> None:
@@ -252,3 +268,31 @@ def test_rows_speak_in_statuses(session: Session) -> None:
     row = searches.add(session, SPEC)
     session.expire(row)
     assert SearchStatus(row.status) is SearchStatus.QUEUED
+
+
+def test_blocks_on_which_something_is_missing(session: Session) -> None:
+    scope = evaluations.ensure_scope(session, SCOPE)
+    for block, candidates in ((0, ["01", "10"]), (1, ["01"]), (2, ["01", "10"]), (4, ["01", "10"])):
+        evaluations.put_block(session, scope, block, {candidate: [0.5, 0.25] for candidate in candidates}, {})
+    assert evaluations.missing_blocks(session, scope, ["01", "10"], 4) == [1, 3]
+    assert evaluations.missing_blocks(session, scope, ["01"], 3) == []
+    assert evaluations.missing_blocks(session, scope, ["11"], 2) == [0, 1]
+
+
+def test_a_latency_model_is_stored_once(session: Session) -> None:
+    scope = LatencyScope(
+        network="n",
+        family="glyphs",
+        ways=5,
+        shots=1,
+        norm_statistics="support",
+        max_steps=5,
+        lowered=False,
+        runtime="eager",
+        fingerprint="f",
+    )
+    assert latency_models.get(session, scope.key) is None
+    latency_models.put(session, scope, {"constant_s": 0.5})
+    latency_models.put(session, scope, {"constant_s": 0.7})
+    assert latency_models.get(session, scope.key) == {"constant_s": 0.5}
+    assert latency_models.get(session, replace(scope, max_steps=4).key) is None

@@ -21,6 +21,7 @@ from search_service.domain.result import (
     Confirmed,
     Degradation,
     PatternFigures,
+    PredictedLatency,
     Quality,
     Ratio,
     SearchEffort,
@@ -64,7 +65,7 @@ def add_search(database: Database, spec: SearchSpec = SPEC) -> UUID:
         row = searches.add(session, spec)
         searches.start(session, row)
         patterns = constant_row_patterns(len(spec.units), spec.max_steps(MAX_STEPS))
-        trials.add_many(session, row.id, [(pattern.text, pattern.text.split("@")[0]) for pattern in patterns])
+        trials.add_many(session, row.id, [trials.NewTrial(pattern.text, "group", 0.01) for pattern in patterns])
         return row.id
 
 
@@ -125,16 +126,19 @@ def succeed(database: Database, search_id: UUID, pattern: str) -> None:
         speedup_split=SpeedupSplit(steps=1.0, rows=1.0, engine=1.0),
         max_degradation=EPSILON,
         confidence=0.95,
-        method="fixed_n_paired_t",
-        confirmed=Confirmed(split="test", classes=100, episodes=600),
+        method="betting",
+        confirmed=Confirmed(split="test", classes=100, episodes=600, position=1, alpha=0.025, class_interval=None),
         search=SearchEffort(
             episodes=200,
             judged=14,
             space_size=14,
+            dropped=0,
             survived=[],
             qualified=[],
             unqualified=[],
+            unresolved=[],
             untested=[],
+            predicted=PredictedLatency(calibrated_on=20, median_error=0.01, largest_error=0.05, rank_correlation=0.99),
             episode_adaptations=1,
             image_passes=1,
             reused_evaluations=0,
@@ -184,7 +188,7 @@ def test_a_dropped_candidate_is_shown_at_once_as_pruned(
     assert "confirmation" not in str(attributes)
 
 
-def test_a_tested_candidate_is_complete_with_its_latency_and_its_certificate_as_constraints(
+def test_a_tested_candidate_is_complete_with_its_latency_and_its_certificate_as_constraint(
     database: Database, storage: RDBStorage, search_id: UUID
 ) -> None:
     certify(database, search_id, "010", latency_s=0.004, upper_bound=0.0125)
@@ -196,11 +200,11 @@ def test_a_tested_candidate_is_complete_with_its_latency_and_its_certificate_as_
     failed, proved = shown(study)["010"], shown(study)["011"]
     assert failed.state == proved.state == OptunaState.COMPLETE
     assert failed.value == 0.004
-    assert failed.constraints["degradation"] == pytest.approx(-0.006)
     assert failed.constraints["certificate"] == pytest.approx(0.0025)
-    assert failed.system_attrs["constraints"] == [pytest.approx(-0.006), pytest.approx(0.0025)]
-    assert failed.user_attrs["constraint"] == "degradation 0.004 <= 0.01, certificate 0.0125 > 0.01: infeasible"
-    assert proved.user_attrs["constraint"] == "degradation 0.004 <= 0.01, certificate 0.008 <= 0.01: feasible"
+    assert "degradation" not in failed.constraints
+    assert failed.system_attrs["constraints"] == [pytest.approx(0.0025)]
+    assert failed.user_attrs["constraint"] == "certificate 0.0125 > 0.01: infeasible"
+    assert proved.user_attrs["constraint"] == "certificate 0.008 <= 0.01: feasible"
     assert proved.user_attrs["confirmation_upper_bound"] == 0.008
     assert study.metric_names == ["latency (s)"]
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
@@ -327,6 +331,7 @@ def test_a_search_that_judged_nothing_gets_no_study(database: Database, storage:
 def test_a_relative_threshold_counts_from_when_the_baseline_is_judged(database: Database, storage: RDBStorage) -> None:
     spec = SearchSpec(
         tasks=TaskFamily(family="sinusoid"),
+        degradation_bound=1.0,
         model=SPEC.model,
         meta_training=SPEC.meta_training,
         max_degradation=0.1,

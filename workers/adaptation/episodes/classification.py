@@ -65,6 +65,21 @@ class ClassificationEpisodes:
         """Classes of a split; a quarter-turn that counts as a class of its own is counted."""
         return self._pool.class_count(split)
 
+    def classes(self, split: Split, seed: int, start: int, count: int) -> npt.NDArray[np.int64]:
+        """Classes of episodes ``start`` to ``start + count - 1``, as they are drawn: `[count, ways]`.
+
+        Raises:
+            ValueError: ``seed``, ``start`` or ``count`` is negative.
+        """
+        # A generator's first numbers do not depend on how many are asked for.
+        uniforms = episode_uniforms(split, seed, start, count, self._ways)
+        return self._chosen(uniforms, split)
+
+    def _chosen(self, uniforms: npt.NDArray[np.float64], split: Split) -> npt.NDArray[np.int64]:
+        population = self._pool.class_count(split)
+        chosen = [_distinct(row, population) for row in uniforms[:, : self._ways].tolist()]
+        return np.array(chosen, dtype=np.int64).reshape(len(uniforms), self._ways)
+
     def draw(self, split: Split, seed: int, start: int, count: int) -> EpisodeBatch:
         """Draw episodes ``start`` to ``start + count - 1``; x is `float32 [count, N, 1, 28, 28]`, y `int64 [count, N]`.
 
@@ -73,9 +88,7 @@ class ClassificationEpisodes:
         """
         ways, drawings, shots = self._ways, self._pool.drawings, self.task.shots
         uniforms = episode_uniforms(split, seed, start, count, ways * (1 + drawings))
-        population = self._pool.class_count(split)
-        chosen = [_distinct(row, population) for row in uniforms[:, :ways].tolist()]
-        classes = np.array(chosen, dtype=np.int64).reshape(count, ways)
+        classes = self._chosen(uniforms, split)
         # [count, ways, shots + queries]: the drawings of a class in random order, as many as are needed
         order = uniforms[:, ways:].reshape(count, ways, drawings).argsort(axis=2, kind="stable")
         picked = order[:, :, : shots + self.task.queries].astype(np.int64)

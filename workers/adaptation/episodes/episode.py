@@ -57,6 +57,14 @@ class Episodes(Protocol):
         """Classes of a split, no two splits share one; None for regression, which has no classes."""
         ...
 
+    def classes(self, split: Split, seed: int, start: int, count: int) -> npt.NDArray[np.int64] | None:
+        """Classes of episodes ``start`` to ``start + count - 1``: `[count, ways]`; None for regression.
+
+        Raises:
+            ValueError: as for ``draw``.
+        """
+        ...
+
     def draw(self, split: Split, seed: int, start: int, count: int) -> EpisodeBatch:
         """Draw episodes ``start`` to ``start + count - 1``.
 

@@ -23,6 +23,10 @@ class SinusoidEpisodes:
     def class_count(self, split: Split) -> None:
         """None: these tasks have no classes."""
 
+    def classes(self, split: Split, seed: int, start: int, count: int) -> None:
+        """Regression tasks have no classes."""
+        return
+
     def draw(self, split: Split, seed: int, start: int, count: int) -> EpisodeBatch:
         """Draw episodes ``start`` to ``start + count - 1``; x and y are `float32 [count, shots or queries, 1]`.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
-from search_service.storage import tokens, trials
+from search_service.domain.search import Phase
+from search_service.storage import tokens
 from search_service.storage.tables import TokenRow
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
@@ -17,17 +17,13 @@ MESSAGE = "judging the baseline"
 RUNS = 2
 """Step 0 of a block's token judges the full run, step 1 the empty pattern."""
 
-FREE_UNITS = 3
-"""Units in which the rows of one batch may differ: at most eight rows, so that a batch stays short and workers many."""
-
 
 def plan(case: Case) -> int:
-    """One token per validation block; when they have ended, the threshold and the trials are set."""
+    """One token per validation block; when they have ended, the threshold is set."""
     if tokens.count_of(case.session, case.row.id, case.phase) == 0:
         case.set_progress(0, case.blocks(Split.VALIDATION), "blocks", MESSAGE)
         return case.blocks(Split.VALIDATION)
     _set_threshold(case)
-    _list_trials(case)
     return 0
 
 
@@ -60,23 +56,6 @@ def _set_threshold(case: Case) -> None:
     case.row.max_degradation = spec.max_degradation * abs(float(np.mean(baseline)))
 
 
-def _list_trials(case: Case) -> None:
-    """One trial per candidate; those that share most of their work are judged together."""
-    trained_steps = case.checkpoint_config.meta_training.inner_steps
-    space = case.spec.candidates(trained_steps, fast_bfloat16=bool(case.device.get("fast_bfloat16")))
-    trials.add_many(
-        case.session,
-        case.row.id,
-        ((candidate.text, _batch_group(candidate)) for candidate in space.candidates()),
-    )
-
-
-def _batch_group(candidate: Candidate) -> str:
-    """What candidates that are judged together agree on: precision, lowest active unit, all but the last units.
-
-    The last ``FREE_UNITS`` units of a row are left open, so a group has at most ``2**FREE_UNITS`` rows.
-    """
-    pattern = candidate.pattern
-    assert pattern.lowest_active_unit is not None
-    fixed = max(pattern.lowest_active_unit + 1, pattern.units - FREE_UNITS)
-    return "".join(str(int(bit)) for bit in pattern.rows[0][:fixed]) + f"*:{candidate.precision}"
+def following(case: Case) -> Phase:
+    """The order of candidates."""
+    return Phase.CALIBRATION

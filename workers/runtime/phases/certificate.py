@@ -1,53 +1,69 @@
-"""Certificate: on confirmation classes, untouched before, survivors are tested in order of latency until one qualifies.
+"""Certificate: on confirmation classes, untouched before, timed survivors are tested in order of latency.
 
-A round judges every confirmation block, one token each: the first round the baseline and its company, each further
-round the next candidate. The round's last token to end decides.
+A round judges some confirmation blocks of one candidate, one token each, with the baseline and its company on the same
+blocks. The round's last token to end decides: the candidate qualifies, is given up, or is judged on further blocks. The
+test may look as often as it likes (``workers.search.confidence``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from search_service.domain.candidate import Candidate
-from search_service.domain.evaluation import Split
-from search_service.storage import tokens, trials
+from search_service.domain.errors import BaselineDiverged
+from search_service.domain.evaluation import DIVERGED_QUALITY, Split
+from search_service.domain.search import Phase
+from search_service.storage import evaluations, tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
 from workers.runtime.phases.rules import Batch
+from workers.runtime.phases.timing import heat
 from workers.runtime.work import Outcome, Work
-from workers.search.decisions import certify
-from workers.search.statistics import Qualities, degradation
+from workers.search.decisions import Verdict, first_look, look
+from workers.search.statistics import MeanEstimate
 
-COMPANY_RUNS = 2
-"""Runs of a block in the first round: full adaptation for every step count, and none."""
+STATES = {
+    Verdict.UNDER: TrialState.QUALIFIED,
+    Verdict.OVER: TrialState.UNQUALIFIED,
+    Verdict.OUT_OF_REACH: TrialState.UNRESOLVED,
+}
+TESTED = tuple(STATES.values())
 
 
 def plan(case: Case) -> int:
-    """A round of tokens, until a candidate qualifies or none is left."""
-    blocks = case.blocks(Split.TEST)
-    if tokens.count_of(case.session, case.row.id, case.phase) == 0:
-        case.set_progress(0, blocks, "blocks", "judging the baseline on confirmation classes")
-        return blocks
-    baseline = judged_run.baseline_qualities(case, Split.TEST)
-    tested = _in_test(case)
-    if tested is not None and _decide(case, tested, baseline):
-        return 0
-    following = _next_candidate(case)
-    if following is None:
-        return 0
-    position = len(trials.of_search(case.session, case.row.id, [TrialState.UNQUALIFIED])) + 1
-    following.confirmation = {"position": position}
-    case.session.flush()
-    case.set_progress(0, blocks, "blocks", f"proving {following.candidate}, candidate {position}")
-    return blocks
+    """A round of tokens, until a candidate qualifies or none that was timed is left.
+
+    Rounds whose evaluations are all stored, by this search or another, need no token.
+    """
+    while True:
+        trial = _in_test(case)
+        if trial is not None and _missing(case, trial, _target(trial)):
+            return _round(case, trial)
+        if trial is not None:
+            _look(case, trial)
+            if trial.state == TrialState.QUALIFIED:
+                return 0
+            continue
+        trial = _next_candidate(case)
+        if trial is None:
+            return _company_alone(case)
+        position = 1 + sum(row.confirmation is not None for row in _tested(case))
+        cap = case.spec.episodes.confirmation
+        first = first_look(case.question(position), case.spec.certificate, cap)
+        trial.confirmation = {"position": position, "target": _blocks(case, first)}
+        case.session.flush()
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
-    """The round's patterns on the token's block."""
-    block = token.no % case.blocks(Split.TEST)
-    tested = _in_test(case)
-    runs = [case.full_by_steps, [case.empty]] if tested is None else [[Candidate.parse(tested.candidate)]]
-    return judged_run.batch_for(case, runs[token.step], Split.TEST, block) if token.step < len(runs) else None
+    """The round's candidate and the baseline's company on the token's block."""
+    if token.step:
+        return None
+    present = case.row.round or {}
+    block = present["blocks"][token.no - present["first_token"]]
+    tested = [] if present["candidate"] is None else [Candidate.parse(present["candidate"])]
+    return judged_run.batch_for(case, [*_company(case), *tested], Split.TEST, block)
 
 
 def work(case: Case, batch: Batch) -> Work | None:
@@ -58,46 +74,120 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    runs = COMPANY_RUNS if _in_test(case) is None else 1
-    judged_run.show_blocks(case, Split.TEST, runs, case.row.progress.get("message", ""), just_done=1)
+    present = case.row.round or {}
+    done = tokens.steps_taken(case.session, case.row.id, case.phase, present["first_token"]) + 1
+    blocks = len(present["blocks"])
+    case.set_progress(min(done, blocks), blocks, "blocks", case.row.progress.get("message", ""))
 
 
-def _decide(case: Case, trial: TrialRow, baseline: Qualities) -> bool:
-    """Test a candidate that has been judged on every confirmation block; whether it qualifies."""
-    qualities = case.qualities(Split.TEST, trial.candidate)
-    estimate = degradation(baseline, qualities)
+def following(case: Case) -> Phase | None:
+    """None with an answer, or with nothing left to search; otherwise the search goes on."""
+    counts = trials.counts(case.session, case.row.id)
+    if counts[TrialState.QUALIFIED] or not counts[TrialState.PENDING] + counts[TrialState.SURVIVED]:
+        return None
+    return Phase.SEARCH
+
+
+def confirmed_blocks(case: Case) -> int:
+    """Confirmation blocks that the baseline and its company have been judged on: those of the longest test."""
+    targets = [_target(row) for row in _tested(case)]
+    return max(targets, default=_blocks(case, first_look(case.question(1), case.spec.certificate, _cap(case))))
+
+
+def _company(case: Case) -> list[Candidate]:
+    """Full adaptation for every step count, the baseline's among them, and none."""
+    return [*case.full_by_steps, case.empty]
+
+
+def _round(case: Case, trial: TrialRow | None) -> int:
+    """A token for every block that is missing."""
+    target = confirmed_blocks(case) if trial is None else _target(trial)
+    blocks = _missing(case, trial, target)
+    first = tokens.count_of(case.session, case.row.id, case.phase)
+    candidate = None if trial is None else trial.candidate
+    case.row.round = {"candidate": candidate, "blocks": blocks, "first_token": first}
+    if trial is None or trial.confirmation is None:
+        message = "judging the baseline on confirmation classes"
+    else:
+        episodes = target * case.spec.episodes.block
+        message = f"proving {trial.candidate}, candidate {trial.confirmation['position']}, on {episodes} episodes"
+    case.set_progress(0, len(blocks), "blocks", message)
+    return len(blocks)
+
+
+def _company_alone(case: Case) -> int:
+    """The baseline's round where nothing was tested, once nothing is left to test either."""
+    if following(case) is not None:
+        return 0
+    return _round(case, None) if _missing(case, None, confirmed_blocks(case)) else 0
+
+
+def _missing(case: Case, trial: TrialRow | None, blocks: int) -> list[int]:
+    """Blocks of the first ``blocks`` on which something of a round has not been judged."""
+    texts = [candidate.text for candidate in _company(case)] + ([] if trial is None else [trial.candidate])
+    key = evaluations.ensure_scope(case.session, case.scope(Split.TEST))
+    return evaluations.missing_blocks(case.session, key, texts, blocks)
+
+
+def _look(case: Case, trial: TrialRow) -> None:
+    """Test a candidate on what it has been judged on."""
     assert trial.confirmation is not None
-    position = trial.confirmation["position"]
-    certificate = certify(estimate, case.max_degradation, case.spec.confidence, position)
+    blocks, position = _target(trial), trial.confirmation["position"]
+    if case.qualities(Split.TEST, case.baseline.text, blocks).min() <= DIVERGED_QUALITY:
+        raise BaselineDiverged(case.baseline.text, case.rate)
+    qualities = case.qualities(Split.TEST, trial.candidate, blocks)
+    degradations = case.degradations(Split.TEST, trial.candidate, blocks)
+    question = case.question(position)
+    seen = look(degradations, question, case.spec.certificate, _cap(case))
+    estimate = MeanEstimate.of(degradations)
     low, high = estimate.interval()
+    trial.reason = seen.reason
     trial.confirmation = {
         "position": position,
+        "target": _blocks(case, seen.next_look),
         "quality": float(qualities.mean()),
         "degradation": estimate.mean,
         "low": low,
         "high": high,
-        "upper_bound": certificate.upper_bound,
-        "alpha": certificate.alpha,
+        "upper_bound": seen.upper_bound,
+        "alpha": question.alpha,
         "episodes": estimate.episodes,
     }
-    trial.state = TrialState.QUALIFIED if certificate.qualifies else TrialState.UNQUALIFIED
-    verb = "is at most" if certificate.qualifies else "may exceed"
-    trial.reason = (
-        f"upper bound {certificate.upper_bound:.4f} on {estimate.episodes} confirmation episodes "
-        f"{verb} the threshold {case.max_degradation:.4g}"
-    )
+    if seen.verdict in STATES:
+        trial.state = STATES[seen.verdict]
     case.session.flush()
-    return certificate.qualifies
 
 
 def _in_test(case: Case) -> TrialRow | None:
-    """The candidate whose round is under way."""
+    """The candidate under test."""
     survivors = trials.of_search(case.session, case.row.id, [TrialState.SURVIVED])
     return next((row for row in survivors if row.confirmation is not None), None)
 
 
 def _next_candidate(case: Case) -> TrialRow | None:
-    """The fastest timed survivor that has not been tested; ties go to the canonical text."""
-    survivors = trials.of_search(case.session, case.row.id, [TrialState.SURVIVED])
-    timed = [row for row in survivors if row.speedup is not None]
+    """The fastest of those timed together that has not been tested; ties go to the canonical text."""
+    timed = [row for row in heat(case) if row.speedup is not None]
     return min(timed, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
+
+
+def _tested(case: Case) -> Iterable[TrialRow]:
+    """Those that a test has been begun for."""
+    rows = trials.of_search(case.session, case.row.id, [*TESTED, TrialState.SURVIVED])
+    return [row for row in rows if row.confirmation is not None]
+
+
+def _target(trial: TrialRow) -> int:
+    """Confirmation blocks after which a candidate is looked at next, or was looked at last."""
+    assert trial.confirmation is not None
+    target: int = trial.confirmation["target"]
+    return target
+
+
+def _cap(case: Case) -> int:
+    return case.spec.episodes.confirmation
+
+
+def _blocks(case: Case, episodes: int) -> int:
+    """Whole blocks that hold so many episodes, as far as the cap goes."""
+    block = case.spec.episodes.block
+    return min(-(-episodes // block), case.blocks(Split.TEST))

@@ -64,8 +64,8 @@ def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
         size = case.spec.episodes.block
         passes = sum(_image_passes(case, run.pattern.steps) for run in runs)
         case.add_effort(episode_adaptations=size * len(computed), image_passes=size * passes)
-    # Full patterns were judged by this very search, in its baseline phase.
-    own = {candidate.text for candidate in case.full_by_steps} if case.phase == Phase.SEARCH else set()
+    # What this very search has judged before on the same block is no reuse.
+    own = {candidate.text for candidate in [*case.full_by_steps, case.empty]} if case.phase != Phase.BASELINE else set()
     case.add_effort(reused_evaluations=sum(text not in computed and text not in own for text in batch["candidates"]))
 
 
@@ -89,7 +89,7 @@ def baseline_qualities(case: Case, split: Split) -> Qualities:
     Raises:
         BaselineDiverged: its adaptation diverged on some episode, so nothing can be compared with it.
     """
-    qualities = case.qualities(split, case.baseline.text)
+    qualities = case.qualities(split, case.baseline.text, case.blocks(split))
     if qualities.min() <= DIVERGED_QUALITY:
         raise BaselineDiverged(case.baseline.text, case.rate)
     return qualities

@@ -6,7 +6,7 @@ from its last state if it was cancelled or failed.
 
 from __future__ import annotations
 
-from search_service.domain.search import SearchStatus
+from search_service.domain.search import Phase, SearchStatus
 from search_service.storage import checkpoints, searches, workers
 from search_service.storage.codec import CheckpointConfig
 from search_service.storage.tables import CheckpointRow, TokenRow, TrainingRow
@@ -69,6 +69,11 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
         )
         case.row.checkpoint = row.id
         checkpoints.release_training(training)
+
+
+def following(case: Case) -> Phase:
+    """The baseline."""
+    return Phase.BASELINE
 
 
 def can_go_on(case: Case) -> bool:

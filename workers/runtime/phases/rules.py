@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from search_service.domain.search import Phase
 from search_service.storage.tables import TokenRow
 from workers.runtime.case import Case
 from workers.runtime.work import Outcome, Work
@@ -46,4 +47,8 @@ class PhaseRules(Protocol):
 
     def record(self, case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
         """Store what came out and advance the search's trials."""
+        ...
+
+    def following(self, case: Case) -> Phase | None:
+        """The phase that comes after this one is over; None where the search has its answer."""
         ...

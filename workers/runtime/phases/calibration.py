@@ -1,0 +1,93 @@
+"""Calibration: a latency model of this network on this device, and with it the order in which candidates are judged.
+
+The model is shared by every search with the same network, tasks and device, so most searches find it stored.
+"""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from search_service.domain.candidate import Candidate
+from search_service.domain.search import Phase
+from search_service.storage import latency_models, tokens, trials
+from search_service.storage.tables import TokenRow
+from search_service.storage.trials import NewTrial
+from workers.adaptation.latency_model import LatencyModel, calibration_candidates, fit
+from workers.runtime.case import Case
+from workers.runtime.phases.rules import Batch
+from workers.runtime.work import CalibrationOutcome, CalibrationWork, Outcome, Work
+
+MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
+
+LIMIT_SECONDS = 10.0
+"""Seconds of rounds; tracing comes on top."""
+FREE_UNITS = 3
+"""Units in which the rows of one batch may differ: at most eight rows, so that a batch stays short and workers many."""
+
+
+def plan(case: Case) -> int:
+    """One token, unless the model is stored; then the candidates are listed in its order."""
+    scope = case.latency_scope
+    model = latency_models.get(case.session, scope.key)
+    if model is None and not tokens.count_of(case.session, case.row.id, case.phase):
+        case.set_progress(0, 1, "share", "waiting for a worker")
+        return 1
+    if model is None:
+        raise LookupError(f"no latency model was stored for search {case.row.id}")
+    case.row.latency_model = model
+    _list_trials(case)
+    return 0
+
+
+def take(case: Case, token: TokenRow) -> Batch | None:
+    """The candidates to time, once."""
+    if token.step:
+        return None
+    space = case.space
+    candidates = calibration_candidates(space.units, space.max_steps, space.lowered)
+    return {"candidates": [candidate.text for candidate in candidates]}
+
+
+def work(case: Case, batch: Batch) -> Work | None:
+    """Time them, eagerly."""
+    return CalibrationWork(
+        subject=case.subject, candidates=batch["candidates"], seed=case.spec.seed, limit_s=LIMIT_SECONDS
+    )
+
+
+def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
+    """Fit the model and store it."""
+    assert isinstance(outcome, CalibrationOutcome)
+    candidates = [Candidate.parse(text, len(case.unit_names)) for text in batch["candidates"]]
+    latencies_s = [outcome.latencies_s[candidate.text] for candidate in candidates]
+    model = fit(candidates, latencies_s, outcome.statistics_units)
+    latency_models.put(case.session, case.latency_scope, MODEL.dump_python(model, mode="json"))
+
+
+def following(case: Case) -> Phase:
+    """The search."""
+    return Phase.SEARCH
+
+
+def _list_trials(case: Case) -> None:
+    """One trial per candidate; those that share most of their work are judged together."""
+    assert case.row.latency_model is not None
+    candidates = list(case.space.candidates())
+    predicted_s = MODEL.validate_python(case.row.latency_model).predict_many(candidates)
+    new = (
+        NewTrial(candidate.text, _batch_group(candidate), float(seconds))
+        for candidate, seconds in zip(candidates, predicted_s, strict=True)
+    )
+    trials.add_many(case.session, case.row.id, new)
+
+
+def _batch_group(candidate: Candidate) -> str:
+    """What candidates that are judged together agree on: precision, lowest active unit, the first row's lower units.
+
+    The last ``FREE_UNITS`` units of the first row are left open, so a group of constant rows has ``2**FREE_UNITS`` rows
+    at most.
+    """
+    pattern = candidate.pattern
+    assert pattern.lowest_active_unit is not None
+    fixed = max(pattern.lowest_active_unit + 1, pattern.units - FREE_UNITS)
+    return "".join(str(int(bit)) for bit in pattern.rows[0][:fixed]) + f"*:{candidate.precision}"
