@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.certificate import CertificateMethod, fewest_episodes, spent_alpha
+from search_service.domain.lambda_pattern import row_text
 from search_service.domain.search import LEAST_ASYMPTOTIC_EPISODES, Runtime
 from workers.search.confidence import (
     Degradations,
@@ -33,6 +35,8 @@ FIRST_LOOK = 16
 """Episodes before which screening says nothing; they are enough to drop the hopeless."""
 TUNED_FOR = 100
 """Episodes at which screening's bounds are tightest."""
+FREE_UNITS = 3
+"""Units in which the first rows of one batch may differ."""
 AHEAD = 3
 """Survivors that are timed and tested together; what is predicted slower than these waits."""
 REACH = 2.0
@@ -98,6 +102,18 @@ def screen(values: Degradations, question: Question, most_episodes: int, cap: in
         Verdict.OUT_OF_REACH,
         f"{seen}: too near the threshold {question.threshold:.4g} or above it to be proved within {cap} episodes",
     )
+
+
+def batch_group(candidate: Candidate) -> str:
+    """What candidates that are judged together agree on: precision, lowest active unit, the first row's lower units.
+
+    The last ``FREE_UNITS`` units of the first row are left open, so a group of constant rows has ``2**FREE_UNITS`` rows
+    at most: batches stay short, and workers many.
+    """
+    pattern = candidate.pattern
+    assert pattern.lowest_active_unit is not None, "the empty pattern is no candidate"
+    fixed = max(pattern.lowest_active_unit + 1, pattern.units - FREE_UNITS)
+    return f"{row_text(pattern.rows[0][:fixed])}*:{candidate.precision}"
 
 
 def horizon_s(survivors_s: Sequence[float], margin: float) -> float:

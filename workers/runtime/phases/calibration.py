@@ -16,13 +16,12 @@ from workers.adaptation.latency_model import LatencyModel, calibration_candidate
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import CalibrationOutcome, CalibrationWork, Outcome, Work
+from workers.search.decisions import batch_group
 
 MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
 
 LIMIT_SECONDS = 10.0
 """Seconds of rounds; tracing comes on top."""
-FREE_UNITS = 3
-"""Units in which the rows of one batch may differ: at most eight rows, so that a batch stays short and workers many."""
 
 
 def plan(case: Case) -> int:
@@ -75,19 +74,7 @@ def _list_trials(case: Case) -> None:
     candidates = list(case.space.candidates())
     predicted_s = MODEL.validate_python(case.row.latency_model).predict_many(candidates)
     new = (
-        NewTrial(candidate.text, _batch_group(candidate), float(seconds))
+        NewTrial(candidate.text, batch_group(candidate), float(seconds))
         for candidate, seconds in zip(candidates, predicted_s, strict=True)
     )
     trials.add_many(case.session, case.row.id, new)
-
-
-def _batch_group(candidate: Candidate) -> str:
-    """What candidates that are judged together agree on: precision, lowest active unit, the first row's lower units.
-
-    The last ``FREE_UNITS`` units of the first row are left open, so a group of constant rows has ``2**FREE_UNITS`` rows
-    at most.
-    """
-    pattern = candidate.pattern
-    assert pattern.lowest_active_unit is not None
-    fixed = max(pattern.lowest_active_unit + 1, pattern.units - FREE_UNITS)
-    return "".join(str(int(bit)) for bit in pattern.rows[0][:fixed]) + f"*:{candidate.precision}"
