@@ -11,10 +11,9 @@ five minutes.
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -42,7 +41,7 @@ from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.networks import Conv4
 from workers.adaptation.runtime import use_compile_cache
 from workers.adaptation.timed_subjects import TimedSubjects
-from workers.adaptation.timing import Samples, interleave
+from workers.adaptation.timing import InterleavedTiming, interleave
 
 FILTERS = 64
 WAYS = 5
@@ -82,9 +81,8 @@ def measure() -> dict[str, Any]:
     }
     tracing_s = lap()
 
-    load = os.getloadavg()[0]
-    samples = _samples(timed, programs)
-    eager_s = _latencies(samples)
+    runs = _timed(timed, programs)
+    eager_s = _latencies(runs, programs)
     eager = fit(calibrating, [eager_s[candidate] for candidate in calibrating], below)
     rows = _rows("eager", eager, eager_s, calibrating, programs)
     kinds = {
@@ -103,16 +101,16 @@ def measure() -> dict[str, Any]:
     few = [Candidate.parse(text) for text in COMPILED]
     compiled_programs = {candidate: timed.program(candidate, "compiled") for candidate in few}
     compiling_s = lap()
-    compiled_s = _latencies(_samples(timed, compiled_programs))
+    compiled_s = _latencies(_timed(timed, compiled_programs), compiled_programs)
     compiled = rescaled(eager, few, list(compiled_s.values()))
     rows += _rows("compiled", compiled, compiled_s, few, programs)
 
     machine = {
         **fingerprint(CPU),
-        "load": load,
-        "rounds": len(samples[calibrating[0]]),
-        "median difference of two halves of the rounds": _repeatability(samples).median,
-        "largest difference of two halves of the rounds": _repeatability(samples).largest,
+        "load": [round(run.load_before, 2) for run in runs],
+        "rounds": sum(run.rounds for run in runs),
+        "median difference of two halves": _repeatability(runs, programs).median,
+        "largest difference of two halves": _repeatability(runs, programs).largest,
         "layouts": sorted({program.layout for program in programs.values()}),
         "tracing_s": tracing_s,
         "timing_s": timing_s,
@@ -167,8 +165,8 @@ def _is_lowered(candidate: Candidate) -> bool:
     return candidate.precision != Precision.FLOAT32
 
 
-def _samples(timed: TimedSubjects, programs: Programs) -> Mapping[Candidate, Samples]:
-    """Seconds of each candidate: one of ``R >= ORDERS * MIN_ROUNDS`` for each round."""
+def _timed(timed: TimedSubjects, programs: Programs) -> list[InterleavedTiming]:
+    """One run for each order."""
     draw = random.Random(0)
     texts = [candidate.text for candidate in programs]
     subjects = {candidate.text: timed.candidate(program) for candidate, program in programs.items()}
@@ -176,18 +174,18 @@ def _samples(timed: TimedSubjects, programs: Programs) -> Mapping[Candidate, Sam
     for _ in range(ORDERS):
         draw.shuffle(texts)
         runs.append(interleave({text: subjects[text] for text in texts}, texts[0], LIMIT_S, min_rounds=MIN_ROUNDS))
-    return {one: np.concatenate([run.samples_s[one.text] for run in runs]) for one in programs}
+    return runs
 
 
-def _latencies(samples: Mapping[Candidate, Samples]) -> Latencies:
+def _latencies(runs: Sequence[InterleavedTiming], programs: Programs) -> Latencies:
     """Median latency of each candidate in seconds."""
-    return {candidate: float(np.median(seconds)) for candidate, seconds in samples.items()}
+    return {one: float(np.median(np.concatenate([run.samples_s[one.text] for run in runs]))) for one in programs}
 
 
-def _repeatability(samples: Mapping[Candidate, Samples]) -> ModelError:
-    """How well one half of the rounds predicts the other: no model can do better."""
-    halves = [[np.median(half) for half in np.array_split(seconds, 2)] for seconds in samples.values()]
-    return prediction_error([first for first, _ in halves], [second for _, second in halves])
+def _repeatability(runs: Sequence[InterleavedTiming], programs: Programs) -> ModelError:
+    """How well one half of the orders predicts the other: a model can hardly do better."""
+    halves = [_latencies(runs[start::2], programs) for start in (0, 1)]
+    return prediction_error(*(list(half.values()) for half in halves))
 
 
 def _error(model: LatencyModel, latencies_s: Latencies) -> ModelError:

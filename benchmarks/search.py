@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import optuna
@@ -42,6 +42,7 @@ from benchmarks.search_truth import (
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.space import CandidateSpace
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import Episodes, open_task_family
@@ -60,6 +61,7 @@ from workers.search.decisions import (
     question_of,
     screen,
 )
+from workers.search.proposals import ROUND, Known, propose, seeds
 
 EPSILON = 0.01
 CONFIDENCE = 0.95
@@ -76,6 +78,11 @@ SHARE = 0.1
 CELLS = 20
 """Random cells of the truth that are computed again."""
 BASELINE = LambdaPattern.full(UNITS, STEPS).text
+SAMPLED_SPACE = CandidateSpace("per_step", UNITS, 2, (1.0, 2.0, 4.0))
+JUDGED_SHARE = 0.05
+CHEAPER = 0.1
+LIVE_SEED = 21
+"""Of the episodes of the sampler's search: others than the truth's."""
 RANDOM_SHARE = 0.3
 """Of the candidates that random search and TPE judge, on ``VALIDATION`` episodes each."""
 CALIBRATING = 16
@@ -166,58 +173,176 @@ COMPANY = [LambdaPattern.full(UNITS, steps).text for steps in range(1, STEPS + 1
 """Full adaptation for every step count: judged with the baseline, at every episode."""
 
 
-def in_order(subject: Subject, drawn: Drawn) -> Found:
-    """The product's search: fastest first, screened, timed, certified."""
-    predicted, largest_error = subject.predicted
-    margin = prediction_margin(largest_error, "eager")
-    found = Found(BASELINE)
-    found.judge(COMPANY, VALIDATION)
-    pending = dict.fromkeys(CONSTANT.patterns, 0)
-    survivors: list[str] = []
-    groups = {text: batch_group(Candidate.parse(text)) for text in CONSTANT.patterns}
-    tested, confirmed = 0, 0
-    first_question = question_of(EPSILON, 1.0, CONFIDENCE, 1)
-    while True:
+class Source(Protocol):
+    """Where degradations come from."""
+
+    def judge(self, together: Sequence[str], split: Split, episodes: int) -> None:
+        """See to it that candidates are judged on the first ``episodes`` of a split."""
+        ...
+
+    def degradations(self, candidate: str, split: Split, episodes: int) -> NDArray[np.float64]:
+        """Of a judged candidate."""
+        ...
+
+
+@dataclass(frozen=True)
+class FromTruth:
+    """One repeat's episodes, all judged long ago."""
+
+    drawn: Drawn
+
+    def judge(self, together: Sequence[str], split: Split, episodes: int) -> None:
+        """Nothing is left to do."""
+
+    def degradations(self, candidate: str, split: Split, episodes: int) -> NDArray[np.float64]:
+        """As drawn."""
+        values = self.drawn.validation if split == Split.VALIDATION else self.drawn.test
+        return values[candidate][:episodes]
+
+
+class Live:
+    """Candidates of a model that the truth does not hold, judged when they are asked for."""
+
+    def __init__(self, judge: Judge, episodes: Episodes) -> None:
+        self.judge_of_model = judge
+        self.episodes = episodes
+        self.known: dict[tuple[str, Split], NDArray[np.float64]] = {}
+
+    def judge(self, together: Sequence[str], split: Split, episodes: int) -> None:
+        """Judge what is missing, block by block, the baseline with it."""
+        for text in [BASELINE, *together]:
+            have = len(self.known.get((text, split), ()))
+            for start in range(have, episodes, BLOCK):
+                also = [other for other in together if len(self.known.get((other, split), ())) == start]
+                self._judge_block(dict.fromkeys([text, *also]), split, start)
+
+    def _judge_block(self, together: Iterable[str], split: Split, start: int) -> None:
+        batch = batch_tensors(self.episodes.draw(split, LIVE_SEED, start, BLOCK), self.judge_of_model.device)
+        judged = self.judge_of_model.qualities([Candidate.parse(text) for text in together], *batch)
+        for text, qualities in judged.items():
+            before = self.known.get((text, split), np.empty(0))
+            self.known[text, split] = np.concatenate([before, qualities[:, -1].double().numpy()])
+
+    def degradations(self, candidate: str, split: Split, episodes: int) -> NDArray[np.float64]:
+        """Paired with the baseline."""
+        return self.known[BASELINE, split][:episodes] - self.known[candidate, split][:episodes]
+
+
+Predict = Callable[[Sequence[Candidate]], Sequence[float]]
+ProposeMore = Callable[[list[Known], float], list[str]]
+
+
+@dataclass(kw_only=True)
+class ProductSearch:
+    """The product's search, one worker at a time: fastest first, screened, timed, certified."""
+
+    source: Source
+    predict: Predict
+    measured_s: Callable[[str], float]
+    margin: float
+    propose: ProposeMore | None = None
+    """More candidates, given those known and a latency to beat; none where it has had enough."""
+    predicted: dict[str, float] = field(default_factory=dict)
+    pending: dict[str, int] = field(default_factory=dict)
+    """Validation episodes that each has been judged on."""
+    survivors: list[str] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+    """Mean degradation so far."""
+    found: Found = field(default_factory=lambda: Found(BASELINE))
+
+    def run(self, candidates: Sequence[str]) -> Found:
+        """Search, from these candidates on."""
+        self._list(candidates)
+        self._count(COMPANY, Split.VALIDATION, VALIDATION)
+        tested, confirmed = 0, 0
         while True:
-            horizon = horizon_s([predicted[text] for text in survivors], margin)
-            free = [text for text in pending if predicted[text] <= horizon]
-            if not free:
-                break
-            fastest = min(free, key=lambda text: (predicted[text], text))
-            seen = pending[fastest]
-            batch = [text for text in free if groups[text] == groups[fastest] and pending[text] == seen]
-            found.judge(batch, BLOCK)
-            for text in batch:
-                episodes = seen + BLOCK
-                verdict = screen(drawn.validation[text][:episodes], first_question, VALIDATION, CAP).verdict
-                if verdict == Verdict.OPEN:
-                    pending[text] = episodes
-                    continue
-                del pending[text]
-                if verdict in (Verdict.UNDER, Verdict.PROMISING):
-                    survivors.append(text)
-        horizon = horizon_s([predicted[text] for text in survivors], margin)
-        heat = sorted((text for text in survivors if predicted[text] <= horizon), key=subject.latency_s.__getitem__)
-        for text in heat:
-            survivors.remove(text)
-            tested += 1
-            question = question_of(EPSILON, 1.0, CONFIDENCE, tested)
-            episodes, before = first_look(question, "betting", CAP), 0
-            while True:
-                episodes = min(CAP, -(-episodes // BLOCK) * BLOCK)
-                new = max(0, episodes - confirmed)
-                found.judge(COMPANY, new)
-                found.judge([text], episodes - before)
-                confirmed, before = max(confirmed, episodes), episodes
-                seen_now = look(drawn.test[text][:episodes], question, "betting", CAP)
-                if seen_now.verdict != Verdict.OPEN:
-                    break
-                episodes = seen_now.next_look
-            if seen_now.verdict == Verdict.UNDER:
-                found.answer = text
-                return found
-        if not pending and not survivors:
-            return found
+            self._screen()
+            horizon = self._horizon()
+            heat = [text for text in self.survivors if self.predicted[text] <= horizon]
+            for text in sorted(heat, key=lambda text: (self.measured_s(text), text)):
+                self.survivors.remove(text)
+                tested += 1
+                qualifies, confirmed = self._certify(text, tested, confirmed)
+                if qualifies:
+                    self.found.answer = text
+                    return self.found
+            if not self.pending and not self.survivors:
+                return self.found
+
+    def _list(self, candidates: Sequence[str]) -> None:
+        seconds = self.predict([Candidate.parse(text) for text in candidates])
+        self.predicted.update(zip(candidates, seconds, strict=True))
+        self.pending.update(dict.fromkeys(candidates, 0))
+
+    def _horizon(self) -> float:
+        return horizon_s([self.predicted[text] for text in self.survivors], self.margin)
+
+    def _screen(self) -> None:
+        while True:
+            horizon = self._horizon()
+            free = [text for text in self.pending if self.predicted[text] <= horizon]
+            if free:
+                self._judge_fastest(free)
+                continue
+            known = [
+                Known(
+                    candidate=Candidate.parse(text),
+                    predicted_s=seconds,
+                    violation=self.losses[text] - EPSILON if text in self.losses else None,
+                )
+                for text, seconds in self.predicted.items()
+            ]
+            proposed = self.propose(known, horizon) if self.propose is not None else []
+            if not proposed:
+                return
+            self._list(proposed)
+
+    def _judge_fastest(self, free: list[str]) -> None:
+        fastest = min(free, key=lambda text: (self.predicted[text], text))
+        group, seen = batch_group(Candidate.parse(fastest)), self.pending[fastest]
+        batch = [text for text in free if self.pending[text] == seen and batch_group(Candidate.parse(text)) == group]
+        self._count(batch, Split.VALIDATION, BLOCK, seen + BLOCK)
+        question = question_of(EPSILON, 1.0, CONFIDENCE, 1)
+        for text in batch:
+            values = self.source.degradations(text, Split.VALIDATION, seen + BLOCK)
+            self.losses[text] = float(values.mean())
+            verdict = screen(values, question, VALIDATION, CAP).verdict
+            if verdict == Verdict.OPEN:
+                self.pending[text] = seen + BLOCK
+                continue
+            del self.pending[text]
+            if verdict in (Verdict.UNDER, Verdict.PROMISING):
+                self.survivors.append(text)
+
+    def _certify(self, text: str, position: int, confirmed: int) -> tuple[bool, int]:
+        """Whether a candidate qualifies, and on how many episodes the baseline has been confirmed by then."""
+        question = question_of(EPSILON, 1.0, CONFIDENCE, position)
+        episodes, before = first_look(question, "betting", CAP), 0
+        while True:
+            episodes = min(CAP, -(-episodes // BLOCK) * BLOCK)
+            self._count(COMPANY, Split.TEST, max(0, episodes - confirmed), episodes)
+            self._count([text], Split.TEST, episodes - before, episodes)
+            confirmed, before = max(confirmed, episodes), episodes
+            seen = look(self.source.degradations(text, Split.TEST, episodes), question, "betting", CAP)
+            if seen.verdict != Verdict.OPEN:
+                return seen.verdict == Verdict.UNDER, confirmed
+            episodes = seen.next_look
+
+    def _count(self, together: Sequence[str], split: Split, new: int, upto: int | None = None) -> None:
+        self.source.judge(together, split, new if upto is None else upto)
+        self.found.judge(together, new)
+
+
+def in_order(subject: Subject, drawn: Drawn) -> Found:
+    """The product's search of the listed space."""
+    predicted, largest_error = subject.predicted
+    search = ProductSearch(
+        source=FromTruth(drawn),
+        predict=lambda candidates: [predicted[candidate.text] for candidate in candidates],
+        measured_s=subject.latency_s.__getitem__,
+        margin=prediction_margin(largest_error, "eager"),
+    )
+    return search.run(CONSTANT.patterns)
 
 
 def by_means(subject: Subject, drawn: Drawn) -> Found:
@@ -348,6 +473,48 @@ def _common(answers: Iterable[str]) -> str:
     return ", ".join(f"{answer} {counts[answer]}" for answer in ranked[:4])
 
 
+def by_sampler(truth: Truth, judge: Judge, episodes: Episodes) -> dict[str, Any]:
+    """The five-step model's space of two steps with rate factors, searched by TPE; beside its constant rows."""
+    subject = Subject.of(truth, "five_step")
+    timed = [Candidate.parse(text) for text in CONSTANT.patterns]
+    model = fit(timed, [subject.latency_s[candidate.text] for candidate in timed], statistics_units=UNITS - 1)
+    margin = prediction_margin(model.error.largest, "eager")
+    budget = int(JUDGED_SHARE * SAMPLED_SPACE.size)
+
+    def predict(candidates: Sequence[Candidate]) -> list[float]:
+        seconds: list[float] = model.predict_many(candidates).tolist()
+        return seconds
+
+    def predicted_s(text: str) -> float:
+        return predict([Candidate.parse(text)])[0]
+
+    def search(more: ProposeMore | None) -> ProductSearch:
+        source = Live(judge, episodes)
+        return ProductSearch(source=source, predict=predict, measured_s=predicted_s, margin=margin, propose=more)
+
+    def propose_more(known: list[Known], faster_than_s: float) -> list[str]:
+        judged = sum(each.violation is not None for each in known)
+        wanted = min(ROUND, budget - judged)
+        if wanted <= 0:
+            return []
+        found = propose(SAMPLED_SPACE, "tpe", known, predict, faster_than_s, wanted, seed=0)
+        return [candidate.text for candidate in found]
+
+    constant = search(None)
+    constant.run(CONSTANT.patterns)
+    sampled = search(propose_more)
+    sampled.run([candidate.text for candidate in seeds(SAMPLED_SPACE, budget // 2)])
+    seconds = {way.found.answer: predicted_s(way.found.answer) for way in (constant, sampled)}
+    return {
+        "model": "five_step",
+        "way": f"TPE, {SAMPLED_SPACE.size} per-step candidates",
+        "threshold": EPSILON,
+        "answers": f"{sampled.found.answer}, constant rows: {constant.found.answer}",
+        "judged": len(sampled.losses) / SAMPLED_SPACE.size,
+        "relative_latency": seconds[sampled.found.answer] / seconds[constant.found.answer],
+    }
+
+
 def recompute(truth: Truth, episodes: Episodes, lanes: Lanes) -> float:
     """Share of random cells of the truth (a pattern on ``CHUNK`` episodes) that come out as they are stored."""
     generator = np.random.default_rng(0)
@@ -388,6 +555,12 @@ def measure(repeats: int, progress: Progress) -> dict[str, Any]:
                 at_most(f"{model}: share of brute force's episode-adaptations", row["share_of_adaptations"], SHARE),
                 at_most(f"{model}: share of brute force's time", row["share_of_time"], SHARE),
             ]
+    sampled = by_sampler(truth, judge, episodes)
+    rows.append(sampled)
+    checks += [
+        at_most("sampler: latency of its answer, of the best constant row's", sampled["relative_latency"], 1 - CHEAPER),
+        at_most("sampler: share of its space judged", sampled["judged"], JUDGED_SHARE),
+    ]
     checks.append(at_least("cells of the truth that come out the same", recompute(truth, episodes, lanes), 1.0))
     return {
         "machine": {

@@ -2,8 +2,9 @@
 
 ``LAMBDA_SEARCH_DATA_DIR=... python -m benchmarks.search_truth [--part quality|latency|all]`` meta-trains two models on
 Omniglot, judges their patterns and writes ``benchmarks/data/search_truth.npz``, which ``benchmarks.search`` replays. It
-takes hours on two cores and may be stopped at any time: finished chunks stay under the home folder
-(``LAMBDA_SEARCH_HOME``) and the next run goes on from there. Latencies need a quiet machine.
+takes hours on two cores and may be stopped at any time: whatever is finished (a checkpoint, a space on a split) is in
+that file, chunks of the next are under the home folder (``LAMBDA_SEARCH_HOME``), and the next run goes on from there.
+Latencies need a quiet machine.
 """
 
 from __future__ import annotations
@@ -187,10 +188,13 @@ class Making:
         self.progress = progress
         self.lanes = Lanes(os.cpu_count() or 1)
         self.episodes = open_task_family(TASKS, settings.data_dir)
+        self.truth = Truth.load() if PATH.exists() else Truth({})
 
     def checkpoint(self, model: str) -> Parameters:
         """The model's parameters, trained if they are not stored."""
         recipe = MODELS[model]
+        if stored := self.truth.parameters(model):
+            return stored
         path = self.folder / f"{model}-{recipe.key}.safetensors"
         if not path.exists():
             device = torch.device("cpu")
@@ -198,14 +202,17 @@ class Making:
             training = self.progress.add_task(f"{model}: training", total=recipe.meta_training.iterations)
             trainer.run(float("inf"), lambda iteration, _: self.progress.update(training, completed=iteration))
             _write(path, trainer.checkpoint())
-        return read_checkpoint(path.read_bytes(), torch.device("cpu"))[0]
+        parameters = read_checkpoint(path.read_bytes(), torch.device("cpu"))[0]
+        self._keep({f"{model}/parameters/{name}": value.numpy() for name, value in parameters.items()})
+        return parameters
 
-    def qualities(self, model: str, parameters: Parameters) -> dict[str, NDArray[Any]]:
-        """Correct answers of every pattern on every episode: ``patterns x episodes`` arrays by space and split."""
+    def qualities(self, model: str, parameters: Parameters, space: Space) -> None:
+        """Correct answers of every pattern of a space on every episode: ``patterns x episodes`` arrays by split."""
         recipe = MODELS[model]
         judge = judge_of(recipe, parameters, self.episodes, self.lanes)
-        made: dict[str, NDArray[Any]] = {}
-        for space, split in product(SPACES, SPLITS):
+        for split in SPLITS:
+            if f"{model}/{space.name}/{split}" in self.truth.arrays:
+                continue
             task = self.progress.add_task(f"{model}: {space.name}, {split}", total=space.episodes)
             chunks = []
             for start in range(0, space.episodes, CHUNK):
@@ -217,55 +224,53 @@ class Making:
                     partial.replace(path)
                 chunks.append(np.load(path, allow_pickle=False))
                 self.progress.update(task, completed=start + CHUNK)
-            made[f"{model}/{space.name}/{split}"] = np.concatenate(chunks, axis=1)
-        return made
+            self._keep({f"{model}/{space.name}/{split}": np.concatenate(chunks, axis=1)})
 
-    def latencies(self, parameters: Parameters) -> dict[str, NDArray[Any]]:
+    def latencies(self, parameters: Parameters) -> None:
         """Median seconds of every constant row, eager, interleaved; the others are left to a model."""
-        path = self.folder / f"latency-{FIVE_STEP.key}.json"
-        if not path.exists():
-            judge = judge_of(FIVE_STEP, parameters, self.episodes, Lanes())
-            batch = batch_tensors(self.episodes.draw(Split.VALIDATION, SEED, 0, 8), judge.device)
-            bench = TimedSubjects(
-                judge.adaptation, judge.parameters, list(zip(*batch, strict=True)), torch.device("cpu")
-            )
-            patterns = [pattern.text for pattern in constant_row_patterns(UNITS, STEPS)]
-            task = self.progress.add_task("latencies: tracing", total=len(patterns))
-            subjects = {}
-            for text in patterns:
-                subjects[text] = bench.candidate(bench.program(Candidate.parse(text), "eager"))
-                self.progress.advance(task)
-            timing = interleave(subjects, LambdaPattern.full(UNITS, STEPS).text, LATENCY_LIMIT_S)
-            figures = {text: float(np.median(samples)) for text, samples in timing.samples_s.items()}
-            _write(path, json.dumps(figures).encode())
-        figures = json.loads(path.read_text())
-        return {
-            f"latency/{space.name}": np.array([figures.get(text, np.nan) for text in space.patterns])
-            for space in SPACES
-        }
+        if f"latency/{CONSTANT.name}" in self.truth.arrays:
+            return
+        judge = judge_of(FIVE_STEP, parameters, self.episodes, Lanes())
+        batch = batch_tensors(self.episodes.draw(Split.VALIDATION, SEED, 0, 8), judge.device)
+        bench = TimedSubjects(judge.adaptation, judge.parameters, list(zip(*batch, strict=True)), torch.device("cpu"))
+        patterns = [pattern.text for pattern in constant_row_patterns(UNITS, STEPS)]
+        task = self.progress.add_task("latencies: tracing", total=len(patterns))
+        subjects = {}
+        for text in patterns:
+            subjects[text] = bench.candidate(bench.program(Candidate.parse(text), "eager"))
+            self.progress.advance(task)
+        timing = interleave(subjects, LambdaPattern.full(UNITS, STEPS).text, LATENCY_LIMIT_S)
+        figures = {text: float(np.median(samples)) for text, samples in timing.samples_s.items()}
+        self._keep(
+            {
+                f"latency/{space.name}": np.array([figures.get(text, np.nan) for text in space.patterns])
+                for space in SPACES
+            }
+        )
 
     def write(self, part: Part) -> None:
-        """Make what is asked for, and the file once all of it is there."""
+        """Make what is asked for and not there; the spaces one after the other, so that the first is soon complete."""
         checkpoints = {model: self.checkpoint(model) for model in MODELS}
-        arrays: dict[str, NDArray[Any]] = {}
-        if part != Part.LATENCY:
-            for model, parameters in checkpoints.items():
-                arrays.update(self.qualities(model, parameters))
-                arrays.update({f"{model}/parameters/{name}": value.numpy() for name, value in parameters.items()})
         if part != Part.QUALITY:
-            arrays.update(self.latencies(checkpoints["five_step"]))
-        if part == Part.ALL:
-            made = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": fingerprint(torch.device("cpu")),
-                "cores": os.cpu_count(),
-                "seed": SEED,
-                "recipes": {model: recipe.config for model, recipe in MODELS.items()},
-            }
-            PATH.parent.mkdir(exist_ok=True)
-            partial = PATH.with_suffix(".partial.npz")
-            np.savez_compressed(partial, allow_pickle=False, made=np.array(json.dumps(made)), **arrays)
-            partial.replace(PATH)
+            self.latencies(checkpoints["five_step"])
+        if part != Part.LATENCY:
+            for space, (model, parameters) in product(SPACES, checkpoints.items()):
+                self.qualities(model, parameters, space)
+
+    def _keep(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Add finished arrays to the file."""
+        made = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": fingerprint(torch.device("cpu")),
+            "cores": os.cpu_count(),
+            "seed": SEED,
+            "recipes": {model: recipe.config for model, recipe in MODELS.items()},
+        }
+        self.truth = Truth({**self.truth.arrays, **arrays, "made": np.array(json.dumps(made))})
+        PATH.parent.mkdir(exist_ok=True)
+        partial = PATH.with_suffix(".partial.npz")
+        np.savez_compressed(partial, allow_pickle=False, **self.truth.arrays)
+        partial.replace(PATH)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -274,7 +279,7 @@ def _write(path: Path, data: bytes) -> None:
     partial.replace(path)
 
 
-def main(part: Annotated[Part, typer.Option(help="What to make; the file is written by `all`.")] = Part.ALL) -> None:
+def main(part: Annotated[Part, typer.Option(help="What to make.")] = Part.ALL) -> None:
     """Make the ground truth, or go on with making it."""
     with Progress(console=Console(stderr=True)) as progress:
         Making(Settings(), progress).write(part)

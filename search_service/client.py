@@ -37,6 +37,7 @@ class SearchView(TypedDict):
     elapsed_s: float
     phase_seconds: dict[str, float]
     spec: dict[str, Any]
+    fewest_confirmation_episodes: int
     checkpoint: str | None
     problem: dict[str, Any] | None
 
@@ -45,7 +46,11 @@ class TrialView(TypedDict):
     """A candidate being judged, as the service shows it. Figures are of validation classes."""
 
     number: int
+    candidate: str
     pattern: str
+    rate_factors: list[float]
+    precision: str
+    predicted_latency_s: float | None
     state: str
     blocks: int
     quality: float | None

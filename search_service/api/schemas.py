@@ -131,6 +131,8 @@ class SearchView(BaseModel):
     """Seconds of each finished phase."""
     spec: SearchSpec
     """What was asked for, every default written out."""
+    fewest_confirmation_episodes: int
+    """The least number of confirmation episodes that could prove an answer; most need more."""
     checkpoint: str | None
     """Identity of the model that adapts, once there is one."""
     problem: Annotated[
@@ -155,6 +157,7 @@ class SearchView(BaseModel):
             finished_at=row.finished_at,
             elapsed_s=max(0.0, ((row.finished_at or now) - row.created_at).total_seconds()),
             phase_seconds=row.phase_seconds,
+            fewest_confirmation_episodes=spec.fewest_confirmation_episodes,
             spec=spec,
             checkpoint=row.checkpoint,
             problem=row.problem,
@@ -182,10 +185,16 @@ class TrialView(BaseModel):
     model_config = _WIRE
 
     number: int
-    pattern: Annotated[str, Field(examples=["00111@2"])]
+    candidate: Annotated[str, Field(examples=["00111/00010*2:bfloat16"])]
+    """Pattern, rate factors and precision in one canonical text."""
+    pattern: Annotated[str, Field(examples=["00111/00010"])]
     """The candidate's Λ-pattern, in canonical text."""
+    rate_factors: Annotated[list[float], Field(examples=[[1.0, 2.0]])]
+    """Of the base rate, one per row."""
     precision: Precision
     """In what its frozen prefix is computed."""
+    predicted_latency_s: float | None
+    """By the search's latency model: candidates are judged in this order."""
     state: TrialState
     blocks: int
     """Blocks of episodes judged."""
@@ -210,8 +219,11 @@ class TrialView(BaseModel):
         candidate = Candidate.parse(row.candidate)
         return cls(
             number=row.number,
+            candidate=candidate.text,
             pattern=candidate.pattern.text,
+            rate_factors=list(candidate.factors),
             precision=candidate.precision,
+            predicted_latency_s=row.predicted_latency_s,
             state=TrialState(row.state),
             blocks=row.blocks,
             quality=row.quality,

@@ -20,7 +20,7 @@ def submit(session: Session, spec: SearchSpec, max_running: int) -> SearchRow:
     """
     _check_device(session, spec)
     trained_steps = _trained_steps(session, spec)
-    check_space(spec.candidates(trained_steps))
+    check_space(spec.candidates(trained_steps), spec.method)
     row = searches.add(session, spec)
     queue.admit(session, spec.device, max_running)
     return row

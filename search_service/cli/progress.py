@@ -54,7 +54,7 @@ class BestSoFar:
             return self._text
         self._next_look = time.monotonic() + BEST_INTERVAL
         timed = [
-            (trial["speedup"], trial["pattern"], trial["degradation"])
+            (trial["speedup"], trial["candidate"], trial["degradation"])
             for state in ("survived", "qualified")
             for trial in self._client.trials(view["id"], state)
             if trial["speedup"] is not None

@@ -91,7 +91,7 @@ def _figures_table(result: SearchResult, width: int) -> Table:
     roomy = width >= ROOMY_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1 if roomy else 0))
     table.add_column("", no_wrap=True)
-    table.add_column("pattern", overflow="fold")
+    table.add_column("candidate", overflow="fold")
     table.add_column("steps", justify="right")
     table.add_column("latency median, ms" if roomy else "latency\nms", justify="right")
     table.add_column("speedup", justify="right")
@@ -160,6 +160,7 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
         f"fastest first; {len(effort.survived)} survived, {confirmed.position or len(effort.unqualified)} tested on "
         "confirmation classes",
     )
+    yield "method of search", f"{effort.method}: {effort.method_reason}"
     if effort.unresolved:
         yield "unresolved", f"{_few(effort.unresolved)}: too near the threshold to be told from it"
     yield "statistics", f"norm_statistics {result.norm_statistics}"

@@ -163,6 +163,10 @@ class PredictedLatency:
 class SearchEffort:
     """What the search did, and what became of the candidates that it judged."""
 
+    method: str
+    """`ordered`, or the sampler that proposed candidates."""
+    method_reason: str
+    """Why it was that one."""
     episodes: int
     """Most validation episodes that a candidate was judged on."""
     judged: int

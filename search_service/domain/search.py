@@ -254,6 +254,56 @@ class Space:
             _check_range("space.units", len(self.units), 1, MAX_UNITS, what="number of units")
 
 
+SAMPLERS = ("tpe", "gp", "nsga2", "random")
+"""Optuna's samplers that a spec may name; others come as ``hub:<package>`` from OptunaHub, if workers have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How candidates are found."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    sampler: str = "auto"
+    """`ordered` goes through the whole space in order of predicted latency. `tpe`, `gp`, `nsga2`, `random` (or
+    `hub:<package>` of OptunaHub) propose candidates, after the constant rows and beside the neighbours of the best one
+    found. `auto` is `ordered` where the space can be listed, up to 100,000 candidates, and `tpe` above."""
+    trials: int | None = None
+    """Most candidates that a sampler's search judges, 1 to 100,000; 500 unless said. Not for `ordered`."""
+    episodes: int | None = None
+    """Most episodes, over all candidates, that a sampler's search judges on validation classes."""
+    seconds: float | None = None
+    """Seconds of searching after which no block starts; those that survived by then are proved."""
+
+    def __post_init__(self) -> None:
+        is_from_hub = self.sampler.startswith("hub:") and len(self.sampler) > len("hub:")
+        if self.sampler not in ("auto", "ordered", *SAMPLERS) and not is_from_hub:
+            names = ", ".join(("auto", "ordered", *SAMPLERS))
+            raise InvalidSpec("method.sampler", f"must be one of {names} or hub:<package>, not '{self.sampler}'")
+        limits = {"trials": self.trials, "episodes": self.episodes, "seconds": self.seconds}
+        if self.sampler == "ordered" and (given := [name for name, limit in limits.items() if limit is not None]):
+            raise InvalidSpec(f"method.{given[0]}", "is for samplers; ordered stops where nothing faster is left")
+        if self.trials is not None:
+            _check_range("method.trials", self.trials, 1, 100_000)
+        if self.episodes is not None:
+            _check_range("method.episodes", self.episodes, 1, 10**9)
+        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise InvalidSpec("method.seconds", f"must be a number above 0, not {self.seconds}")
+
+    def chosen_for(self, space: CandidateSpace) -> tuple[str, str]:
+        """The method for a space, and why it is that one."""
+        size = size_in_words(space)
+        if self.sampler != "auto":
+            return self.sampler, f"asked for; the space has {size} candidates"
+        if space.is_listable:
+            return "ordered", f"the space has {size} candidates, at most {MAX_LISTED_CANDIDATES:,} can be listed"
+        return "tpe", f"the space has {size} candidates, too many to list ({MAX_LISTED_CANDIDATES:,})"
+
+
+DEFAULT_TRIALS = 500
+"""Candidates that a sampler's search judges unless the spec says otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeBudget:
     """How many episodes a candidate is judged on."""
@@ -315,6 +365,7 @@ class SearchSpec:
     of a task must arrive together)."""
     baseline: Baseline = field(default_factory=Baseline)
     space: Space = field(default_factory=Space)
+    method: Method = field(default_factory=Method)
     max_degradation: float
     """ε, the most quality one is willing to lose, > 0: in the metric's unit (accuracy is a fraction of 1), or as a
     fraction of the baseline's mean squared error where `degradation` is `relative`."""
@@ -365,7 +416,7 @@ class SearchSpec:
         _check_range("priority", self.priority, -1000, 1000)
         _check_range("seed", self.seed, 0, MAX_SEED)
         if self.meta_training is not None:
-            check_space(self.candidates(self.meta_training.inner_steps))
+            check_space(self.candidates(self.meta_training.inner_steps), self.method)
 
     def _check_certificate(self) -> None:
         """Refuse a bound that does not fit, and a cap below which nothing could be proved."""
@@ -439,19 +490,30 @@ LEAST_ASYMPTOTIC_EPISODES = 64
 """Before which nothing is accepted asymptotically: on real skews that was wrong up to 18 % of the time."""
 
 
-def check_space(space: CandidateSpace) -> None:
-    """Refuse a space that cannot be searched.
+def check_space(space: CandidateSpace, method: Method) -> None:
+    """Refuse a space that cannot be searched, or not by the method that was asked for.
 
     Raises:
-        InvalidSpec: it has more candidates than can be listed.
+        InvalidSpec: it has more candidates than can be listed, or than can be searched at all.
     """
-    if not space.is_listable:
-        size = f"{space.size:,}" if space.size <= MAX_CANDIDATES else "more than 2^512"
+    made = (
+        f"{space.units} units, up to {space.max_steps} steps and {len(space.factors)} rate factors make "
+        f"{size_in_words(space)} candidates"
+    )
+    if space.size > MAX_CANDIDATES:
+        raise InvalidSpec("space", f"{made}; no method searches more than 2^512: use fewer units, steps or factors")
+    if method.sampler == "ordered" and not space.is_listable:
         raise InvalidSpec(
-            "space",
-            f"{space.units} units, up to {space.max_steps} steps and {len(space.factors)} rate factors make {size} "
-            f"candidates; at most {MAX_LISTED_CANDIDATES:,} can be listed: use fewer units, steps or factors",
+            "method.sampler",
+            f"{made}; ordered lists them all, at most {MAX_LISTED_CANDIDATES:,}: use a sampler ({', '.join(SAMPLERS)})",
         )
+
+
+def size_in_words(space: CandidateSpace) -> str:
+    """How many candidates a space has; very many are not written out."""
+    if space.size > MAX_CANDIDATES:
+        return "more than 2^512"
+    return f"{space.size:,}" if space.size < 10**12 else f"about 2^{math.log2(space.size):.0f}"
 
 
 def _grouped(own: Units, groups: tuple[tuple[str, ...], ...]) -> Units:

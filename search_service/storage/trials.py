@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Select, exists, func, or_, select, update
+from sqlalchemy import Select, case, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -42,7 +42,7 @@ class NewTrial:
 
 
 def add_many(session: Session, search_id: UUID, new: Iterable[NewTrial]) -> int:
-    """Store pending trials, numbered in the order given; those already stored stay as they are.
+    """Store pending trials, numbered in the order given after those there are; those already stored stay as they are.
 
     Args:
         session: where to store them.
@@ -50,19 +50,20 @@ def add_many(session: Session, search_id: UUID, new: Iterable[NewTrial]) -> int:
         new: the candidates.
 
     Returns:
-        How many were given.
+        How many are new.
     """
+    trials = list(new)
+    wanted = {trial.candidate for trial in trials}
+    of_search = TrialRow.search_id == search_id
+    stored = set(session.scalars(select(TrialRow.candidate).where(of_search, TrialRow.candidate.in_(wanted))))
+    first = session.scalars(select(func.coalesce(func.max(TrialRow.number), -1)).where(of_search)).one() + 1
+    added = [trial for trial in trials if trial.candidate not in stored]
     values = [
-        {
-            "search_id": search_id,
-            "number": number,
-            "state": TrialState.PENDING,
-            **asdict(trial),
-        }
-        for number, trial in enumerate(new)
+        {"search_id": search_id, "number": number, "state": TrialState.PENDING, **asdict(trial)}
+        for number, trial in enumerate(added, start=first)
     ]
     for start in range(0, len(values), ROWS_PER_INSERT):
-        session.execute(insert(TrialRow).on_conflict_do_nothing(), values[start : start + ROWS_PER_INSERT])
+        session.execute(insert(TrialRow), values[start : start + ROWS_PER_INSERT])
     return len(values)
 
 
@@ -83,6 +84,12 @@ def page(
     return session.scalars(query).all()
 
 
+def reserved_blocks(session: Session, search_id: UUID) -> int:
+    """Validation blocks that a search's trials have been judged on or are being judged on."""
+    blocks = TrialRow.blocks + case((TrialRow.token_no.is_not(None), 1), else_=0)
+    return session.scalars(select(func.coalesce(func.sum(blocks), 0)).where(TrialRow.search_id == search_id)).one()
+
+
 def of_search(
     session: Session, search_id: UUID, states: Iterable[TrialState] = tuple(TrialState)
 ) -> Sequence[TrialRow]:
@@ -95,7 +102,14 @@ def of_search(
     return session.scalars(query).all()
 
 
-def take_group(session: Session, search_id: UUID, token_no: int, horizon_s: float) -> Sequence[TrialRow]:
+def take_group(
+    session: Session,
+    search_id: UUID,
+    token_no: int,
+    horizon_s: float,
+    most_new: int | None = None,
+    most: int | None = None,
+) -> Sequence[TrialRow]:
     """Reserve for a token the pending trials that are judged together next: those predicted to be fastest.
 
     Args:
@@ -103,32 +117,45 @@ def take_group(session: Session, search_id: UUID, token_no: int, horizon_s: floa
         search_id: whose trials.
         token_no: who judges them.
         horizon_s: trials predicted to be slower wait.
+        most_new: how many trials may be judged that never were; any number unless said.
+        most: how many may be judged at all.
 
     Returns:
         The trials by number, all of one group and with the same number of judged blocks; none when nothing is free.
     """
-    free = _free(search_id, horizon_s)
+    free = _free(search_id, horizon_s, most_new)
     first = session.scalars(free.order_by(TrialRow.predicted_latency_s, TrialRow.number).limit(1)).first()
     if first is None:
         return []
     group = free.where(TrialRow.batch_group == first.batch_group, TrialRow.blocks == first.blocks)
+    limits = [limit for limit in (most_new if first.blocks == 0 else None, most) if limit is not None]
+    if limits:
+        group = group.limit(min(limits))
     rows = session.scalars(group.order_by(TrialRow.number).with_for_update()).all()
     for row in rows:
         row.token_no = token_no
     return rows
 
 
-def free_groups(session: Session, search_id: UUID, horizon_s: float) -> int:
+def free_groups(session: Session, search_id: UUID, horizon_s: float, most_new: int | None = None) -> int:
     """How many groups :func:`take_group` could reserve now."""
-    groups = _free(search_id, horizon_s).with_only_columns(TrialRow.batch_group, TrialRow.blocks).distinct()
+    groups = _free(search_id, horizon_s, most_new).with_only_columns(TrialRow.batch_group, TrialRow.blocks).distinct()
     return session.scalars(select(func.count()).select_from(groups.subquery())).one()
 
 
-def _free(search_id: UUID, horizon_s: float) -> Select[TrialRow]:
+def judged_count(session: Session, search_id: UUID) -> int:
+    """Trials that have been judged on a block, or are being judged on their first."""
+    begun = or_(TrialRow.blocks > 0, TrialRow.token_no.is_not(None))
+    return session.scalars(select(func.count()).where(TrialRow.search_id == search_id, begun)).one()
+
+
+def _free(search_id: UUID, horizon_s: float, most_new: int | None) -> Select[TrialRow]:
     """Pending trials that no token has reserved, as far as the horizon."""
     query = select(TrialRow).where(
         TrialRow.search_id == search_id, TrialRow.state == TrialState.PENDING, TrialRow.token_no.is_(None)
     )
+    if most_new is not None and most_new <= 0:
+        query = query.where(TrialRow.blocks > 0)
     return query if math.isinf(horizon_s) else query.where(TrialRow.predicted_latency_s <= horizon_s)
 
 

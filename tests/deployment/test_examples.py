@@ -15,6 +15,7 @@ FAMILIES = {
     "glyphs_5way_1shot": "glyphs",
     "omniglot_5way_1shot": "omniglot",
     "omniglot_5way_1shot_compiled": "omniglot",
+    "omniglot_per_step": "omniglot",
     "sinusoid": "sinusoid",
 }
 

@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 import yaml
+from sqlalchemy import select
 
 from search_service.client import Client
 from search_service.storage import codec, searches
+from search_service.storage.tables import TrialRow
 from tests.system.conftest import Stack, small_spec, wait_until
 from workers.adaptation.device import compiler, has_fast_bfloat16
 
@@ -138,3 +140,24 @@ def test_a_search_for_the_compiled_runtime_with_lowered_prefixes(stack: Stack) -
         assert figures.compilation.backend == "inductor"
         assert figures.speedup is not None
     assert any((stack.home / "compiled").rglob("*.so"))
+
+
+def test_a_sampler_searches_a_large_space_within_its_budget(stack: Stack) -> None:
+    stack.start_worker()
+    spec = small_spec(
+        space={"kind": "per_step", "max_steps": 2, "rate_factors": [1, 2]},
+        method={"sampler": "tpe", "trials": 24},
+        max_degradation=0.05,
+        episodes={"block": 5, "validation": 20, "confirmation": 400},
+    )
+    result = searches.result(stack.wait_for(stack.submit(spec)))
+    assert result.search.space_size == 14 + 14**2
+    assert result.search.method == "tpe"
+    assert "asked for" in result.search.method_reason
+    assert 14 // 2 <= result.search.judged <= 24
+    with stack.database.session() as session:
+        trials = session.scalars(select(TrialRow)).all()
+        assert len({row.candidate for row in trials}) == len(trials)
+        assert sum(row.blocks > 0 for row in trials) == result.search.judged
+    proposed = [row.candidate for row in trials if "*2" in row.candidate or "/" in row.candidate]
+    assert proposed, "nothing but constant rows was tried"

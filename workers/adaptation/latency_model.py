@@ -176,7 +176,7 @@ def _parts(candidates: Sequence[Candidate]) -> Iterator[slice]:
 def calibration_candidates(units: int, max_steps: int, lowered: bool) -> list[Candidate]:
     """What to time in order to fit a model for every candidate of a network: each once, three to five per unit.
 
-    The full pattern of one, two and all steps. One unit alone, for one step and for several; every unit from it on, for
+    The full pattern of one and of all steps. One unit alone, for one step and for several; every unit from it on, for
     several; it and then the last one, whose pass is longer than its gradient's way; it alone with its frozen prefix
     lowered. Of many units, evenly spread ones stand for all, ``MOST_CALIBRATING`` candidates at most.
 
@@ -188,7 +188,7 @@ def calibration_candidates(units: int, max_steps: int, lowered: bool) -> list[Ca
         lowered: whether candidates may have their frozen prefix in bfloat16.
     """
     long, last = min(max_steps, LONG_STEPS), units - 1
-    steps_of_full = {steps for steps in (1, 2, max_steps) if steps <= max_steps}
+    steps_of_full = {1, max_steps}
     if units == 1:
         steps_of_full.update(range(1, FEWEST_CANDIDATES + 1))
     candidates = [Candidate(LambdaPattern.full(units, steps)) for steps in sorted(steps_of_full)]
@@ -197,7 +197,7 @@ def calibration_candidates(units: int, max_steps: int, lowered: bool) -> list[Ca
         alone, above = _row(units, unit, unit), _row(units, unit, last)
         patterns = [LambdaPattern.constant(alone, 1), LambdaPattern.constant(alone, long)]
         patterns.append(LambdaPattern.constant(above, long))
-        if max_steps > 1 and unit < last:
+        if max_steps > 1:
             patterns.append(LambdaPattern(units, (alone, _row(units, last, last))))
         candidates += map(Candidate, patterns)
         if lowered and unit:

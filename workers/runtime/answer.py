@@ -66,6 +66,8 @@ def build_result(case: Case) -> SearchResult:
         method=case.spec.certificate,
         confirmed=_confirmed(case, answer, blocks),
         search=SearchEffort(
+            method=case.method,
+            method_reason=case.spec.method.chosen_for(case.space)[1],
             episodes=max((row.blocks for row in judged), default=0) * case.spec.episodes.block,
             judged=len(judged),
             space_size=case.space.size,
@@ -230,8 +232,8 @@ def _warnings(case: Case, answer: TrialRow | None, judged: list[TrialRow], figur
     unresolved = [row for row in judged if row.state == TrialState.UNRESOLVED]
     if unresolved:
         warnings.append(
-            f"{len(unresolved)} candidates could not be told from the threshold (search.unresolved); more confirmation "
-            "episodes, or another threshold, may decide them."
+            f"Too near the threshold to be told from it: {len(unresolved)} of {len(judged)} judged (search.unresolved). "
+            "More confirmation episodes, or another threshold, may decide."
         )
     if case.spec.certificate not in GUARANTEED:
         warnings.append(

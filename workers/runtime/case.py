@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope, content_key
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.search import NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
+from search_service.domain.search import DEFAULT_TRIALS, NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
 from search_service.domain.space import CandidateSpace
 from search_service.storage import checkpoints, codec, evaluations
+from search_service.storage.database import server_time
 from search_service.storage.tables import CheckpointRow, SearchRow
 from workers.adaptation.episodes import Episodes
 from workers.runtime.work import ModelUnderTest
@@ -81,6 +82,16 @@ class Case:
         """What is searched."""
         trained_steps = self.checkpoint_config.meta_training.inner_steps
         return self.spec.candidates(trained_steps, fast_bfloat16=bool(self.device.get("fast_bfloat16")))
+
+    @property
+    def method(self) -> str:
+        """How candidates are found: ``ordered``, or a sampler's name."""
+        return self.spec.method.chosen_for(self.space)[0]
+
+    @property
+    def trial_budget(self) -> int:
+        """Most candidates that a sampler's search judges."""
+        return self.spec.method.trials or DEFAULT_TRIALS
 
     @property
     def baseline(self) -> LambdaPattern:
@@ -217,6 +228,13 @@ class Case:
         for name, count in counts.items():
             effort[name] = effort.get(name, 0) + count
         self.row.effort = effort
+
+    def seconds_in(self, phase: Phase) -> float:
+        """Wall-clock seconds of a phase, in all its rounds up to now."""
+        before: float = self.row.phase_seconds.get(phase.value, 0.0)
+        if self.phase != phase or self.row.phase_started_at is None:
+            return before
+        return before + (server_time(self.session) - self.row.phase_started_at).total_seconds()
 
     def set_progress(self, done: float, total: float, unit: str, message: str = "") -> None:
         """Say how far the phase is."""

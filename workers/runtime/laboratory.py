@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.errors import ArtifactMissing
@@ -25,6 +26,7 @@ from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
 from workers.adaptation.lanes import Lanes
+from workers.adaptation.latency_model import LatencyModel
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
@@ -43,13 +45,18 @@ from workers.runtime.work import (
     ModelUnderTest,
     Outcome,
     Progress,
+    ProposalOutcome,
+    ProposalWork,
     TimingOutcome,
     TimingWork,
     TrainingOutcome,
     TrainingWork,
     Work,
 )
+from workers.search.proposals import Known, propose
 from workers.search.statistics import MeanEstimate
+
+LATENCY_MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
 
 TIMING_EPISODES = 8
 """Distinct episodes that timing rounds go through."""
@@ -103,6 +110,8 @@ class Laboratory:
             with self.timing_lock.measuring():
                 return self._time(work, report) if isinstance(work, TimingWork) else self._calibrate(work, report)
         with self.timing_lock.computing():
+            if isinstance(work, ProposalWork):
+                return _propose(work)
             if isinstance(work, TrainingWork):
                 return self._train(work, report)
             if isinstance(work, CheckpointWork):
@@ -285,6 +294,24 @@ class Laboratory:
     def _open_judge(self, subject: ModelUnderTest) -> Judge:
         adaptation, parameters = self._models(subject)
         return Judge(adaptation, metric_for(subject.tasks), parameters, self.lanes)
+
+
+def _propose(work: ProposalWork) -> ProposalOutcome:
+    model = LATENCY_MODEL.validate_python(work.latency_model)
+    known = [
+        Known(candidate=Candidate.parse(text, work.space.units), predicted_s=predicted_s, violation=violation)
+        for text, predicted_s, violation in work.known
+    ]
+    proposed = propose(
+        work.space,
+        work.sampler,
+        known,
+        lambda candidates: model.predict_many(candidates).tolist(),
+        work.faster_than_s,
+        work.count,
+        work.seed,
+    )
+    return ProposalOutcome(candidates=[candidate.text for candidate in proposed])
 
 
 def _state_uri(trainer: MetaTrainer) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from search_service.domain.evaluation import Split
 from search_service.domain.search import NetworkSpec, Runtime, TaskFamily
+from search_service.domain.space import CandidateSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,27 @@ class JudgingOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalWork:
+    """Propose candidates to judge next (``workers.search.proposals``)."""
+
+    space: CandidateSpace
+    sampler: str
+    known: list[tuple[str, float, float | None]]
+    """Text, predicted latency and violation of every candidate so far."""
+    latency_model: dict[str, Any]
+    faster_than_s: float
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalOutcome:
+    """Candidates, none of them known; fewer than wanted, or none, where nothing faster was found."""
+
+    candidates: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationWork:
     """Time candidates, eagerly, for a latency model."""
 
@@ -118,8 +140,8 @@ class TimingOutcome:
     figures: dict[str, dict[str, Any]]
 
 
-Work = TrainingWork | CheckpointWork | JudgingWork | CalibrationWork | TimingWork
-Outcome = TrainingOutcome | CheckpointOutcome | JudgingOutcome | CalibrationOutcome | TimingOutcome
+Work = TrainingWork | CheckpointWork | JudgingWork | ProposalWork | CalibrationWork | TimingWork
+Outcome = TrainingOutcome | CheckpointOutcome | JudgingOutcome | ProposalOutcome | CalibrationOutcome | TimingOutcome
 
 
 @dataclass(frozen=True, slots=True)

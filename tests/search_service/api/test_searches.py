@@ -64,6 +64,8 @@ def result_document(search_id: str) -> dict[str, Any]:
             "unqualified": [],
             "untested": [],
             "unresolved": [],
+            "method": "ordered",
+            "method_reason": "asked for",
             "predicted": {
                 "calibrated_on": 20,
                 "median_error": 0.01,

@@ -134,8 +134,9 @@ def test_every_wrong_field_is_named_at_once(client: TestClient) -> None:
 
 @pytest.mark.parametrize("steps", [{"space.max_steps": 5}, {"meta_training.inner_steps": 5}, {"baseline.steps": 5}])
 def test_a_space_too_large_to_list_is_refused(client: TestClient, spec: dict[str, Any], steps: dict[str, Any]) -> None:
-    deep = merged(spec, {"model": {"network": "mlp", "hidden": [8] * 15}, **steps})
-    assert_refused(client.post("/v1/searches", json=deep), "space", "327,675 candidates; at most 100,000")
+    deep = merged(spec, {"model": {"network": "mlp", "hidden": [8] * 15}, "method.sampler": "ordered", **steps})
+    reason = "327,675 candidates; ordered lists them all, at most 100,000: use a sampler"
+    assert_refused(client.post("/v1/searches", json=deep), "method.sampler", reason)
 
 
 def test_a_checkpoint_that_fits_brings_its_own_steps(
@@ -147,9 +148,10 @@ def test_a_checkpoint_that_fits_brings_its_own_steps(
             "meta_training": None,
             "checkpoint": store_checkpoint(database, model=NetworkSpec(network="mlp", hidden=(8,) * 15)),
             "model": {"network": "mlp", "hidden": [8] * 15},
+            "method": {"sampler": "ordered"},
         },
     )
-    assert_refused(client.post("/v1/searches", json=wide), "space", "196,605 candidates")
+    assert_refused(client.post("/v1/searches", json=wide), "method.sampler", "196,605 candidates")
     response = client.post("/v1/searches", json=merged(wide, {"space.max_steps": 1}))
     assert response.status_code == 202, response.text
     assert response.json()["checkpoint"] == "c0ffee"

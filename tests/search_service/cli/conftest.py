@@ -184,6 +184,8 @@ def made_up_result(**changes: Any) -> dict[str, Any]:
             "unqualified": ["00111"],
             "untested": ["00111@3", "01111@3"],
             "unresolved": ["00011", "00110"],
+            "method": "ordered",
+            "method_reason": "asked for",
             "predicted": {
                 "calibrated_on": 20,
                 "median_error": 0.01,

@@ -10,9 +10,11 @@ import pytest
 from search_service.domain.errors import IllegalMove, InvalidSpec, UnreadableSpec
 from search_service.domain.search import (
     LEGAL_MOVES,
+    Method,
     SearchStatus,
     check_move,
     check_space,
+    size_in_words,
 )
 from search_service.domain.space import CandidateSpace
 from search_service.storage import codec
@@ -119,14 +121,57 @@ def test_each_refusal_names_the_field_and_the_reason(base: dict[str, Any], field
 
 
 @pytest.mark.parametrize(
-    ("units", "max_steps", "said"),
-    [(400, 1, "400 units"), (5, 4, "954,304 candidates; at most 100,000"), (512, 64, "more than 2^512 candidates")],
+    ("sampler", "units", "max_steps", "field", "said"),
+    [
+        ("ordered", 5, 4, "method.sampler", "954,304 candidates; ordered lists them all, at most 100,000"),
+        ("ordered", 40, 10, "method.sampler", "about 2^400 candidates"),
+        ("auto", 512, 64, "space", "more than 2^512 candidates"),
+        ("tpe", 64, 9, "space", "more than 2^512 candidates"),
+    ],
 )
-def test_a_space_that_cannot_be_searched_is_refused_by_its_size(units: int, max_steps: int, said: str) -> None:
+def test_a_space_that_cannot_be_searched_is_refused_by_its_size(
+    sampler: str, units: int, max_steps: int, field: str, said: str
+) -> None:
     with pytest.raises(InvalidSpec, match=re.escape(said)) as refused:
-        check_space(CandidateSpace("per_step", units, max_steps))
-    assert refused.value.field == "space"
-    check_space(CandidateSpace("per_step", 5, 2))
+        check_space(CandidateSpace("per_step", units, max_steps), Method(sampler=sampler))
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("sampler", "units", "max_steps", "chosen"),
+    [
+        ("auto", 5, 2, "ordered"),
+        ("auto", 5, 4, "tpe"),
+        ("auto", 40, 10, "tpe"),
+        ("ordered", 5, 2, "ordered"),
+        ("gp", 5, 2, "gp"),
+        ("hub:some_package", 5, 4, "hub:some_package"),
+    ],
+)
+def test_a_method_is_chosen_and_says_why(sampler: str, units: int, max_steps: int, chosen: str) -> None:
+    space, method = CandidateSpace("per_step", units, max_steps), Method(sampler=sampler)
+    check_space(space, method)
+    name, reason = method.chosen_for(space)
+    assert name == chosen
+    assert size_in_words(space) in reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "reason"),
+    [
+        ({"sampler": "cmaes"}, "method.sampler", "must be one of auto, ordered, tpe, gp, nsga2, random or hub:"),
+        ({"sampler": "hub:"}, "method.sampler", "must be one of"),
+        ({"sampler": "ordered", "trials": 5}, "method.trials", "is for samplers"),
+        ({"trials": 0}, "method.trials", "1 to 100000"),
+        ({"episodes": 0}, "method.episodes", "1 to"),
+        ({"seconds": float("inf")}, "method.seconds", "above 0"),
+    ],
+)
+def test_a_method_that_makes_no_sense_is_refused(changes: dict[str, Any], field: str, reason: str) -> None:
+    with pytest.raises(UnreadableSpec) as refused:
+        codec.spec_from_json({**RUNNABLE, "method": changes})
+    assert [problem.field for problem in refused.value.problems] == [field]
+    assert reason in refused.value.problems[0].reason
 
 
 def test_units_may_be_grouped_and_split() -> None:

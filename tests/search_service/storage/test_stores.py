@@ -141,7 +141,7 @@ def _trials(session: Session, rows: list[str], steps: int = 2) -> UUID:
 
 def test_trials_are_stored_once(session: Session) -> None:
     search = _trials(session, ["01", "10"])
-    trials.add_many(session, search, [NewTrial("01@1", "01", 1.0), NewTrial("11@1", "11", 1.0)])
+    assert trials.add_many(session, search, [NewTrial("01@1", "01", 1.0), NewTrial("10@2", "10", 1.0)]) == 0
     assert [row.candidate for row in trials.of_search(session, search)] == ["01@1", "01@2", "10@1", "10@2"]
     assert trials.counts(session, search) == {**dict.fromkeys(TrialState, 0), TrialState.PENDING: 4}
 
@@ -173,6 +173,31 @@ def test_tokens_take_groups_in_the_order_of_predicted_latency(session: Session) 
     assert take(3, _latency_s("11", 1)) == []
     assert take(3) == ["11@2"]
     assert take(4) == []
+
+
+def test_a_budget_limits_how_many_trials_are_begun(session: Session) -> None:
+    search = _trials(session, ["01", "10"])
+    assert trials.free_groups(session, search, math.inf, 0) == 0
+    assert trials.take_group(session, search, 0, math.inf, 0) == []
+    assert [row.candidate for row in trials.take_group(session, search, 0, math.inf, 1)] == ["01@1"]
+    assert (trials.judged_count(session, search), trials.reserved_blocks(session, search)) == (1, 1)
+    for row in trials.taken(session, search, 0):
+        row.blocks, row.token_no = 3, None
+    assert (trials.judged_count(session, search), trials.reserved_blocks(session, search)) == (1, 3)
+    assert trials.free_groups(session, search, math.inf, 0) == 1  # what was begun goes on
+    assert [row.candidate for row in trials.take_group(session, search, 0, math.inf, 0)] == ["01@1"]
+    assert trials.take_group(session, search, 1, math.inf, 5, 1)[0].candidate == "01@2"
+    assert [row.candidate for row in trials.take_group(session, search, 2, math.inf, None, 1)] == ["10@1"]
+
+
+def test_further_trials_are_numbered_after_those_there_are(session: Session) -> None:
+    search = _trials(session, ["01"])
+    assert trials.add_many(session, search, [NewTrial("01@2", "01", 1.0), NewTrial("11@2", "11", 1.0)]) == 1
+    assert [(row.number, row.candidate) for row in trials.of_search(session, search)] == [
+        (0, "01@1"),
+        (1, "01@2"),
+        (2, "11@2"),
+    ]
 
 
 def test_an_earlier_evaluation_wins(session: Session) -> None:

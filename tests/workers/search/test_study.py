@@ -129,6 +129,8 @@ def succeed(database: Database, search_id: UUID, pattern: str) -> None:
         method="betting",
         confirmed=Confirmed(split="test", classes=100, episodes=600, position=1, alpha=0.025, class_interval=None),
         search=SearchEffort(
+            method="ordered",
+            method_reason="asked for",
             episodes=200,
             judged=14,
             space_size=14,

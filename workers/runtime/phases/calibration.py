@@ -17,6 +17,7 @@ from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import CalibrationOutcome, CalibrationWork, Outcome, Work
 from workers.search.decisions import batch_group
+from workers.search.proposals import seeds
 
 MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
 
@@ -69,12 +70,19 @@ def following(case: Case) -> Phase:
 
 
 def _list_trials(case: Case) -> None:
+    """A trial for every candidate, or for those that a sampler begins with."""
+    if case.method == "ordered":
+        add_trials(case, list(case.space.candidates()))
+    else:
+        add_trials(case, seeds(case.space, max(1, case.trial_budget // 2)))
+
+
+def add_trials(case: Case, candidates: list[Candidate]) -> None:
     """One trial per candidate; those that share most of their work are judged together."""
     assert case.row.latency_model is not None
-    candidates = list(case.space.candidates())
     predicted_s = MODEL.validate_python(case.row.latency_model).predict_many(candidates)
-    new = (
+    new = [
         NewTrial(candidate.text, batch_group(candidate), float(seconds))
         for candidate, seconds in zip(candidates, predicted_s, strict=True)
-    )
+    ]
     trials.add_many(case.session, case.row.id, new)

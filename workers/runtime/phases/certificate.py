@@ -17,7 +17,7 @@ from search_service.storage import evaluations, tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
-from workers.runtime.phases import judged_run
+from workers.runtime.phases import judged_run, search
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.timing import heat
 from workers.runtime.work import Outcome, Work
@@ -83,7 +83,7 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
 def following(case: Case) -> Phase | None:
     """None with an answer, or with nothing left to search; otherwise the search goes on."""
     counts = trials.counts(case.session, case.row.id)
-    if counts[TrialState.QUALIFIED] or not counts[TrialState.PENDING] + counts[TrialState.SURVIVED]:
+    if counts[TrialState.QUALIFIED] or not (counts[TrialState.SURVIVED] or search.has_more(case)):
         return None
     return Phase.SEARCH
 

@@ -12,14 +12,16 @@ import numpy as np
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
-from search_service.storage import trials
+from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
+from workers.runtime.phases.calibration import add_trials
 from workers.runtime.phases.rules import Batch
-from workers.runtime.work import Outcome, Work
+from workers.runtime.work import Outcome, ProposalOutcome, ProposalWork, Work
 from workers.search.decisions import Screening, Verdict, horizon_s, prediction_margin, screen
+from workers.search.proposals import ROUND
 from workers.search.statistics import MeanEstimate
 
 MAX_TOKENS = 32
@@ -35,28 +37,59 @@ STATES = {
 
 
 def plan(case: Case) -> int:
-    """As many tokens as there are groups of candidates to judge, up to ``MAX_TOKENS``."""
+    """As many tokens as there are groups of candidates to judge, up to ``MAX_TOKENS``; without any, one to propose."""
     _show(case)
-    return min(trials.free_groups(case.session, case.row.id, horizon(case)), MAX_TOKENS)
+    groups = _free_groups(case)
+    return min(groups, MAX_TOKENS) if groups else int(_may_propose(case))
+
+
+def has_more(case: Case) -> bool:
+    """Whether there is anything left to screen."""
+    return _free_groups(case) > 0 or _may_propose(case)
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
-    """The fastest pending candidates, on their next block; if claimed before, those that the token holds already."""
-    held = trials.taken(case.session, case.row.id, token.no)
-    rows = held or trials.take_group(case.session, case.row.id, token.no, horizon(case))
+    """The fastest pending candidates, on their next block; if claimed before, those that the token holds already.
+
+    Where a sampler searches and nothing is pending, the round's only token has candidates proposed, and ends: the next
+    round has a token for each group of these.
+    """
+    rows = trials.taken(case.session, case.row.id, token.no)
+    if not rows and (case.row.round or {}).get("proposed_by") != token.no and not _is_spent(case):
+        rows = trials.take_group(
+            case.session, case.row.id, token.no, horizon(case), _most_new(case), _most_blocks(case)
+        )
     if not rows:
-        return None
+        is_alone = tokens.live_count(case.session, case.row.id, case.phase) == 1
+        return {"propose": _count_to_propose(case)} if token.step == 0 and is_alone and _may_propose(case) else None
     candidates = [Candidate.parse(row.candidate) for row in rows]
     return judged_run.batch_for(case, candidates, Split.VALIDATION, rows[0].blocks)
 
 
 def work(case: Case, batch: Batch) -> Work | None:
-    """Judge the run."""
-    return judged_run.work_for(case, batch)
+    """Judge the run, or propose."""
+    if "propose" not in batch:
+        return judged_run.work_for(case, batch)
+    assert case.row.latency_model is not None
+    return ProposalWork(
+        space=case.space,
+        sampler=case.method,
+        known=[_known(case, row) for row in trials.of_search(case.session, case.row.id)],
+        latency_model=case.row.latency_model,
+        faster_than_s=horizon(case),
+        count=batch["propose"],
+        seed=case.spec.seed,
+    )
 
 
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
-    """Store the evaluations and decide about each candidate of the batch."""
+    """Store the evaluations and decide about each candidate of the batch, or list what was proposed."""
+    if isinstance(outcome, ProposalOutcome):
+        add_trials(case, [Candidate.parse(text, len(case.unit_names)) for text in outcome.candidates])
+        case.row.round = {"proposed_by": token.no, "exhausted": not outcome.candidates}
+        case.session.flush()
+        _show(case)
+        return
     judged_run.record(case, batch, outcome)
     for trial in trials.taken(case.session, case.row.id, token.no):
         _judge(case, trial, batch["block"] + 1)
@@ -76,6 +109,46 @@ def horizon(case: Case) -> float:
     margin = prediction_margin(case.row.latency_model["error"]["largest"], case.spec.runtime)
     survivors = trials.of_search(case.session, case.row.id, [TrialState.SURVIVED])
     return horizon_s([row.predicted_latency_s for row in survivors if row.predicted_latency_s is not None], margin)
+
+
+def _free_groups(case: Case) -> int:
+    return 0 if _is_spent(case) else trials.free_groups(case.session, case.row.id, horizon(case), _most_new(case))
+
+
+def _is_spent(case: Case) -> bool:
+    """Whether a sampler's search may start no further block."""
+    seconds = case.spec.method.seconds
+    return _most_blocks(case) == 0 or (seconds is not None and case.seconds_in(Phase.SEARCH) >= seconds)
+
+
+def _most_blocks(case: Case) -> int | None:
+    """Blocks, over all candidates, that a sampler's search may still start; None where there is no limit."""
+    episodes = case.spec.method.episodes
+    if episodes is None:
+        return None
+    return max(0, episodes // case.spec.episodes.block - trials.reserved_blocks(case.session, case.row.id))
+
+
+def _may_propose(case: Case) -> bool:
+    if case.method == "ordered" or _is_spent(case) or (case.row.round or {}).get("exhausted"):
+        return False
+    return _count_to_propose(case) > 0
+
+
+def _count_to_propose(case: Case) -> int:
+    return min(ROUND, _most_new(case) or 0)
+
+
+def _most_new(case: Case) -> int | None:
+    """Candidates that a sampler's search may still begin to judge; None for an ordered one."""
+    if case.method == "ordered":
+        return None
+    return max(0, case.trial_budget - trials.judged_count(case.session, case.row.id))
+
+
+def _known(case: Case, row: TrialRow) -> tuple[str, float, float | None]:
+    violation = None if row.degradation is None else row.degradation - case.max_degradation
+    return row.candidate, row.predicted_latency_s or 0.0, violation
 
 
 def _judge(case: Case, trial: TrialRow, blocks: int) -> None:
