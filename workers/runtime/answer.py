@@ -232,7 +232,7 @@ def _warnings(case: Case, answer: TrialRow | None, judged: list[TrialRow], figur
     unresolved = [row for row in judged if row.state == TrialState.UNRESOLVED]
     if unresolved:
         warnings.append(
-            f"Too near the threshold to be told from it: {len(unresolved)} of {len(judged)} judged (search.unresolved). "
+            f"Too near the threshold to be told from it: {len(unresolved)} of {len(judged)} (see search.unresolved). "
             "More confirmation episodes, or another threshold, may decide."
         )
     if case.spec.certificate not in GUARANTEED:
