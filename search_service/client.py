@@ -161,6 +161,14 @@ class Client:
         """
         return self._read(f"{_path(search_id)}/result")
 
+    def answer(self, search_id: str, max_degradation: float) -> dict[str, Any]:
+        """What a finished search knows for another threshold.
+
+        Raises:
+            ApiProblem: it has no result, or the threshold is none.
+        """
+        return self._read(f"{_path(search_id)}/answer", {"max_degradation": max_degradation})
+
     def cancel(self, search_id: str) -> SearchView:
         """Cancel a search.
 

@@ -246,6 +246,15 @@ class TrialPage(BaseModel):
     """Give it as `cursor` to see the trials after these; null when there are none."""
 
 
+class ThresholdQuery(BaseModel):
+    """Which threshold is asked about."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    max_degradation: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """ε, in the metric's unit (also where the search's spec gave it relative)."""
+
+
 class SearchQuery(BaseModel):
     """Which searches to list."""
 

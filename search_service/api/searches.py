@@ -17,6 +17,7 @@ from search_service.api.schemas import (
     SearchPage,
     SearchQuery,
     SearchView,
+    ThresholdQuery,
     TrialPage,
     TrialQuery,
     TrialView,
@@ -25,6 +26,7 @@ from search_service.api.schemas import (
 from search_service.api.submission import submit
 from search_service.domain.result import SearchResult
 from search_service.domain.search import SearchSpec
+from search_service.domain.thresholds import ThresholdAnswer, answer_at
 from search_service.storage import searches, trials
 from search_service.storage.database import server_time
 
@@ -111,6 +113,13 @@ def get_result(search_id: SearchId, database: Db) -> SearchResult:
     """Read the answer: the fastest pattern whose quality loss stays under the threshold, and what proves it."""
     with database.session() as session:
         return searches.result(searches.get(session, search_id))
+
+
+@router.get("/{search_id}/answer", responses={**_ABSENT, **_NO_RESULT, **_REFUSED})
+def get_answer(search_id: SearchId, query: Annotated[ThresholdQuery, Query()], database: Db) -> ThresholdAnswer:
+    """Ask a finished search about another threshold, with no new evaluation; or learn what that would take."""
+    with database.session() as session:
+        return answer_at(searches.result(searches.get(session, search_id)), query.max_degradation)
 
 
 @router.post("/{search_id}:cancel", responses={**_ABSENT, **_OVER})

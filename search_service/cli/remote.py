@@ -62,6 +62,23 @@ def result(
     print_result(document, as_json)
 
 
+def answer(
+    search_id: SearchId,
+    max_degradation: Annotated[float, typer.Option(help="Another threshold, in the metric's unit.")],
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Ask a finished search about another threshold, with no new evaluation."""
+    from search_service.cli.show import show_answer, stdout_console
+
+    with Client(url) as client:
+        document = client.answer(search_id, max_degradation)
+    if as_json:
+        print_json(document)
+    else:
+        show_answer(document, stdout_console())
+
+
 def list_searches(
     as_json: Json = False,
     status: Annotated[SearchStatus | None, typer.Option(help="Only searches in this status.")] = None,

@@ -87,6 +87,25 @@ def _answer(result: SearchResult) -> Text:
     return Text(answer, style="bold green")
 
 
+def show_answer(document: dict[str, Any], console: Console) -> None:
+    """What a finished search knows for another threshold, in words."""
+    threshold, proved = document["max_degradation"], document["answer"]
+    if proved is not None:
+        console.print(
+            f"{proved['candidate']} loses at most {proved['upper_bound']:.4g}, {threshold:.4g} was allowed: it adapts "
+            f"{proved['speedup']:.1f}x as fast as this engine's own full adaptation (speedup) and "
+            f"{proved['speedup_over_plain']:.1f}x as fast as plain PyTorch (speedup_over_plain)."
+        )
+        return
+    if document["status"] == "answered":
+        console.print(f"Nothing faster than the baseline was proved to lose at most {threshold:.4g}.")
+        return
+    console.print(f"{threshold:.4g} needs evaluation: {document['reason']}.")
+    if document["candidates"]:
+        console.print(f"Candidates that may qualify: {_few(document['candidates'])}.")
+    console.print(f"Another search takes about {document['estimated_s']:.0f} s; it reuses what is known.")
+
+
 def _figures_table(result: SearchResult, width: int) -> Table:
     roomy = width >= ROOMY_WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1 if roomy else 0))

@@ -123,6 +123,26 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """A candidate tested on confirmation classes, and what was proved of it."""
+
+    candidate: str
+    latency_s: float
+    speedup: float
+    speedup_over_plain: float
+    quality: float
+    degradation: float
+    """Mean, on the episodes of its test."""
+    upper_bound: float
+    """Of its mean degradation; the bounds of all candidates tested hold together at the search's confidence."""
+    episodes: int
+    position: int
+    """How manieth of the candidates tested it was."""
+    state: str
+    """`qualified`, `unqualified` or `unresolved`, at the search's own threshold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A two-sided 95 % interval."""
 
@@ -220,6 +240,10 @@ class SearchResult:
     """ε in the metric's unit, also where the spec gave it relative."""
     confidence: float
     method: str
+    goal: str
+    """`fastest`, or `front`: then all candidates of the front were tested, and other thresholds can be asked for."""
+    proved: list[Proved]
+    """Every candidate that was tested, fastest first."""
     confirmed: Confirmed
     search: SearchEffort
     front: list[FrontPoint]

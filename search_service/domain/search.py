@@ -369,6 +369,9 @@ class SearchSpec:
     max_degradation: float
     """ε, the most quality one is willing to lose, > 0: in the metric's unit (accuracy is a fraction of 1), or as a
     fraction of the baseline's mean squared error where `degradation` is `relative`."""
+    goal: Literal["fastest", "front"] = "fastest"
+    """`fastest` ends with the fastest candidate under the threshold. `front` also tests the slower ones that lose less,
+    so that any threshold up to `max_degradation` can be asked for afterwards, with no new evaluation."""
     degradation: Literal["absolute", "relative"] = "absolute"
     """`relative` is for regression only."""
     degradation_bound: float | None = None

@@ -17,6 +17,7 @@ from search_service.domain.result import (
     Latency,
     PatternFigures,
     PredictedLatency,
+    Proved,
     Quality,
     Ratio,
     SearchEffort,
@@ -43,7 +44,8 @@ Figures = dict[str, dict[str, Any]]
 def build_result(case: Case) -> SearchResult:
     """Everything that was measured, with the fastest pattern that qualified, or the baseline if none did."""
     judged = [row for row in trials.of_search(case.session, case.row.id) if row.blocks]
-    answer = next((row for row in judged if row.state == TrialState.QUALIFIED), None)
+    qualified = [row for row in judged if row.state == TrialState.QUALIFIED]
+    answer = min(qualified, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
     tested = [row for row in judged if row.confirmation is not None]
     survived = [row for row in judged if row.state == TrialState.SURVIVED or row in tested]
     winner = case.baseline.text if answer is None else answer.candidate
@@ -64,6 +66,8 @@ def build_result(case: Case) -> SearchResult:
         max_degradation=case.max_degradation,
         confidence=case.spec.confidence,
         method=case.spec.certificate,
+        goal=case.spec.goal,
+        proved=_proved(tested, figures),
         confirmed=_confirmed(case, answer, blocks),
         search=SearchEffort(
             method=case.method,
@@ -95,6 +99,26 @@ def build_result(case: Case) -> SearchResult:
         seconds=_seconds(case),
         warnings=_warnings(case, answer, judged, figures),
     )
+
+
+def _proved(tested: list[TrialRow], figures: Figures) -> list[Proved]:
+    proved = [
+        Proved(
+            candidate=row.candidate,
+            latency_s=row.latency_s or 0.0,
+            speedup=row.speedup or 0.0,
+            speedup_over_plain=figures[row.candidate]["speedup_over_plain"]["estimate"],
+            quality=row.confirmation["quality"],
+            degradation=row.confirmation["degradation"],
+            upper_bound=row.confirmation["upper_bound"],
+            episodes=row.confirmation["episodes"],
+            position=row.confirmation["position"],
+            state=row.state,
+        )
+        for row in tested
+        if row.confirmation is not None and "upper_bound" in row.confirmation
+    ]
+    return sorted(proved, key=lambda each: (-each.speedup, each.candidate))
 
 
 def _confirmed_blocks(case: Case, answer: TrialRow | None) -> int:

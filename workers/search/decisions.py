@@ -44,6 +44,8 @@ REACH = 2.0
 MARGINS: dict[Runtime, tuple[float, float]] = {"eager": (0.02, 0.25), "compiled": (0.15, 0.25)}
 """Least and most margin of predictions. Measured (benchmarks/latency_model.py): compiled latencies of late rows differ
 by up to 15 % from what eager ones scaled would be."""
+FRONT_PRECISION = 0.5
+"""Of the threshold: how close to its mean the upper bound of a front's candidate is to come."""
 LATER_LOOK = 1.25
 """Growth of the number of episodes from one look of a certificate to the next, at least."""
 FURTHEST_LOOK = 2.0
@@ -188,6 +190,19 @@ def look(values: Degradations, question: Question, method: CertificateMethod, ca
         return Look(Verdict.OUT_OF_REACH, upper, episodes, f"{seen}: {reach}, and would not be with {cap}")
     furthest = max(LATER_LOOK * episodes, min(needed, FURTHEST_LOOK * episodes))
     return Look(Verdict.OPEN, upper, min(cap, math.ceil(furthest)), f"{seen}: {reach} yet")
+
+
+def look_for_front(values: Degradations, question: Question, method: CertificateMethod, cap: int) -> Look:
+    """Test a candidate of a front: go on until its upper bound is close to its mean, not only under the threshold.
+
+    How long the test goes on depends on the values, which the bound allows for.
+    """
+    seen = look(values, question, method, cap)
+    close = question.threshold * FRONT_PRECISION
+    if seen.verdict != Verdict.UNDER or len(values) >= cap or seen.upper_bound - float(np.mean(values)) <= close:
+        return seen
+    further = min(cap, math.ceil(LATER_LOOK * len(values)))
+    return Look(Verdict.OPEN, seen.upper_bound, further, f"{seen.reason}; how much less is being measured")
 
 
 def _hopeful_episodes(values: Degradations, question: Question) -> float:

@@ -7,6 +7,7 @@ the study it sees is made anew from our trials for each round, so nothing of it 
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,10 +239,10 @@ def _sampler(name: str, seed: int) -> BaseSampler:
             return RandomSampler(seed=seed)
     package = name.removeprefix("hub:")
     try:
-        import optunahub
+        hub = importlib.import_module("optunahub")  # not among our requirements: whoever wants it installs it
     except ImportError as error:
         raise UnknownSampler(f"sampler '{name}' needs optunahub: install it on every worker") from error
-    module = optunahub.load_module(package=package)
+    module = hub.load_module(package=package)
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, BaseSampler) and value.__module__.startswith(module.__name__):
             return value()

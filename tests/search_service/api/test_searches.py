@@ -46,6 +46,21 @@ def result_document(search_id: str) -> dict[str, Any]:
         "max_degradation": 0.01,
         "confidence": 0.95,
         "method": "betting",
+        "goal": "fastest",
+        "proved": [
+            {
+                "candidate": "00111@2",
+                "latency_s": 0.01,
+                "speedup": 8.0,
+                "speedup_over_plain": 12.0,
+                "quality": 0.9,
+                "degradation": 0.001,
+                "upper_bound": 0.008,
+                "episodes": 600,
+                "position": 2,
+                "state": "qualified",
+            }
+        ],
         "confirmed": {
             "split": "test",
             "classes": 423,
@@ -250,3 +265,23 @@ def test_paths_and_methods_that_are_not_there(client: TestClient) -> None:
     assert response.status_code == 405
     assert slug(response) == "method-not-allowed"
     assert set(response.headers["allow"].split(", ")) <= {"GET", "POST"}
+
+
+def test_another_threshold_is_answered_from_the_result(
+    client: TestClient, database: Database, spec: dict[str, Any]
+) -> None:
+    search = submit(client, spec)
+    assert slug(client.get(f"/v1/searches/{search}/answer?max_degradation=0.01")) == "result-not-ready"
+    with database.session() as session:
+        row = searches.lock(session, UUID(search))
+        searches.enter_phase(session, row, Phase.BASELINE)
+        searches.succeed(session, row, result_document(search))
+    answered = client.get(f"/v1/searches/{search}/answer", params={"max_degradation": 0.009})
+    assert answered.status_code == 200, answered.text
+    assert answered.json()["status"] == "answered"
+    assert answered.json()["answer"]["candidate"] == "00111@2"
+    outside = client.get(f"/v1/searches/{search}/answer", params={"max_degradation": 0.5}).json()
+    assert outside["status"] == "needs_evaluation"
+    assert outside["estimated_s"] is not None
+    for wrong in ("0", "-1", "nan", "much", ""):
+        assert client.get(f"/v1/searches/{search}/answer", params={"max_degradation": wrong}).status_code == 422

@@ -166,6 +166,21 @@ def made_up_result(**changes: Any) -> dict[str, Any]:
         "max_degradation": 0.01,
         "confidence": 0.95,
         "method": "betting",
+        "goal": "fastest",
+        "proved": [
+            {
+                "candidate": "00111@2",
+                "latency_s": 0.01,
+                "speedup": 8.0,
+                "speedup_over_plain": 12.0,
+                "quality": 0.9,
+                "degradation": 0.001,
+                "upper_bound": 0.008,
+                "episodes": 600,
+                "position": 2,
+                "state": "qualified",
+            }
+        ],
         "confirmed": {
             "split": "test",
             "classes": 423,

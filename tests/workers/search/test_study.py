@@ -127,6 +127,8 @@ def succeed(database: Database, search_id: UUID, pattern: str) -> None:
         max_degradation=EPSILON,
         confidence=0.95,
         method="betting",
+        goal="fastest",
+        proved=[],
         confirmed=Confirmed(split="test", classes=100, episodes=600, position=1, alpha=0.025, class_interval=None),
         search=SearchEffort(
             method="ordered",

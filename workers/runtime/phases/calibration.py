@@ -77,10 +77,15 @@ def _list_trials(case: Case) -> None:
         add_trials(case, seeds(case.space, max(1, case.trial_budget // 2)))
 
 
+def model_of(case: Case) -> LatencyModel:
+    """The latency model that the search goes by."""
+    assert case.row.latency_model is not None, "there is one after the calibration"
+    return MODEL.validate_python(case.row.latency_model)
+
+
 def add_trials(case: Case, candidates: list[Candidate]) -> None:
     """One trial per candidate; those that share most of their work are judged together."""
-    assert case.row.latency_model is not None
-    predicted_s = MODEL.validate_python(case.row.latency_model).predict_many(candidates)
+    predicted_s = model_of(case).predict_many(candidates)
     new = [
         NewTrial(candidate.text, batch_group(candidate), float(seconds))
         for candidate, seconds in zip(candidates, predicted_s, strict=True)

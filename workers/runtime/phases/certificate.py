@@ -21,7 +21,7 @@ from workers.runtime.phases import judged_run, search
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.timing import heat
 from workers.runtime.work import Outcome, Work
-from workers.search.decisions import Verdict, first_look, look
+from workers.search.decisions import Verdict, first_look, look, look_for_front
 from workers.search.statistics import MeanEstimate
 
 STATES = {
@@ -33,7 +33,7 @@ TESTED = tuple(STATES.values())
 
 
 def plan(case: Case) -> int:
-    """A round of tokens, until a candidate qualifies or none that was timed is left.
+    """A round of tokens, until a candidate qualifies (of a front: all are tested) or none that was timed is left.
 
     Rounds whose evaluations are all stored, by this search or another, need no token.
     """
@@ -43,7 +43,7 @@ def plan(case: Case) -> int:
             return _round(case, trial)
         if trial is not None:
             _look(case, trial)
-            if trial.state == TrialState.QUALIFIED:
+            if trial.state == TrialState.QUALIFIED and case.spec.goal == "fastest":
                 return 0
             continue
         trial = _next_candidate(case)
@@ -81,7 +81,9 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
 
 
 def following(case: Case) -> Phase | None:
-    """None with an answer, or with nothing left to search; otherwise the search goes on."""
+    """None with an answer, or with nothing left to search; otherwise the search goes on. A front is tested once."""
+    if case.spec.goal == "front":
+        return None
     counts = trials.counts(case.session, case.row.id)
     if counts[TrialState.QUALIFIED] or not (counts[TrialState.SURVIVED] or search.has_more(case)):
         return None
@@ -138,7 +140,8 @@ def _look(case: Case, trial: TrialRow) -> None:
     qualities = case.qualities(Split.TEST, trial.candidate, blocks)
     degradations = case.degradations(Split.TEST, trial.candidate, blocks)
     question = case.question(position)
-    seen = look(degradations, question, case.spec.certificate, _cap(case))
+    looking = look if case.spec.goal == "fastest" else look_for_front
+    seen = looking(degradations, question, case.spec.certificate, _cap(case))
     estimate = MeanEstimate.of(degradations)
     low, high = estimate.interval()
     trial.reason = seen.reason

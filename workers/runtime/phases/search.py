@@ -17,7 +17,7 @@ from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
-from workers.runtime.phases.calibration import add_trials
+from workers.runtime.phases.calibration import add_trials, model_of
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, ProposalOutcome, ProposalWork, Work
 from workers.search.decisions import Screening, Verdict, horizon_s, prediction_margin, screen
@@ -107,6 +107,9 @@ def horizon(case: Case) -> float:
     """Predicted latency up to which candidates are judged before the survivors so far are timed and tested."""
     assert case.row.latency_model is not None
     margin = prediction_margin(case.row.latency_model["error"]["largest"], case.spec.runtime)
+    if case.spec.goal == "front":
+        # What loses less than a faster one may be anywhere up to the baseline.
+        return model_of(case).predict_s(Candidate(case.baseline)) * (1 + margin)
     survivors = trials.of_search(case.session, case.row.id, [TrialState.SURVIVED])
     return horizon_s([row.predicted_latency_s for row in survivors if row.predicted_latency_s is not None], margin)
 

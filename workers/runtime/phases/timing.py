@@ -1,4 +1,4 @@
-"""Timing: the survivors within the horizon, and the full pattern of every step count, interleaved in one process.
+"""Timing: the survivors within the horizon, and the full pattern for their step counts, interleaved in one process.
 
 They run in the runtime that the search is for, the host to themselves. Compiling takes seconds to minutes for each.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.search import Phase
 from search_service.storage import timings, trials
 from search_service.storage.tables import TokenRow, TrialRow
@@ -15,9 +16,12 @@ from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.search import horizon
 from workers.runtime.work import Outcome, TimingOutcome, TimingWork, Work
+from workers.search.decisions import Point, front
 
 LIMIT_SECONDS = 20.0
 """Seconds of rounds in one timing run; tracing and compiling come on top."""
+MOST_OF_A_FRONT = 12
+"""Candidates of a front that are timed and tested: those predicted to be fastest, where there are more."""
 MOST_TIMED = 8
 """Survivors that are timed at once: those predicted to be fastest, where there are more."""
 
@@ -34,8 +38,12 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     """The survivors to time; those of a run that is stored are not timed again."""
     if token.step:
         return None
-    full = [candidate.text for candidate in case.full_by_steps]
-    texts = list(dict.fromkeys([*full, *(row.candidate for row in heat(case))]))
+    chosen = [Candidate.parse(row.candidate) for row in heat(case)]
+    full = case.full_by_steps
+    if case.spec.runtime == "compiled":  # compiling full adaptation takes a minute or two for each step count
+        steps = {candidate.steps for candidate in chosen} | {case.baseline.steps}
+        full = [candidate for candidate in full if candidate.steps in steps]
+    texts = list(dict.fromkeys(candidate.text for candidate in [*full, *chosen]))
     known = timings.get(case.session, case.timing_scope(case.spec.runtime).key, texts)
     # Ratios hold within one run only, and a disturbed run is not worth keeping.
     reusable = len(known) == len(texts) and len({entry["run"] for entry in known.values()}) == 1
@@ -83,6 +91,12 @@ def heat(case: Case) -> list[TrialRow]:
     ranked = sorted(
         (row.predicted_latency_s, row.candidate, row) for row in _survivors(case) if row.predicted_latency_s is not None
     )
+    if case.spec.goal == "front" and case.row.timings:
+        return [row for _, _, row in ranked if row.latency_s is not None]  # chosen before
+    if case.spec.goal == "front":
+        points = [Point(text, predicted_s, row.degradation or 0.0) for predicted_s, text, row in ranked]
+        chosen = {point.candidate for point in front(points)[:MOST_OF_A_FRONT]}
+        return [row for _, text, row in ranked if text in chosen]
     return [row for predicted_s, _, row in ranked if predicted_s <= within][:MOST_TIMED]
 
 
