@@ -15,6 +15,7 @@ import yaml
 from sqlalchemy import select
 
 from search_service.client import Client
+from search_service.domain.thresholds import answer_at, answerable
 from search_service.storage import codec, searches
 from search_service.storage.tables import TrialRow
 from tests.system.conftest import Stack, small_spec, wait_until
@@ -161,3 +162,28 @@ def test_a_sampler_searches_a_large_space_within_its_budget(stack: Stack) -> Non
         assert sum(row.blocks > 0 for row in trials) == result.search.judged
     proposed = [row.candidate for row in trials if "*2" in row.candidate or "/" in row.candidate]
     assert proposed, "nothing but constant rows was tried"
+
+
+def test_a_front_answers_other_thresholds_with_no_new_evaluation(stack: Stack) -> None:
+    stack.start_worker()
+    spec = small_spec(goal="front", episodes={"block": 5, "validation": 20, "confirmation": 100})
+    row = stack.wait_for(stack.submit(spec))
+    result = searches.result(row)
+    assert result.goal == "front"
+    # Everything faster than the baseline was screened, and the front of it tested.
+    assert result.search.judged >= 10
+    assert [each.position for each in result.proved] == list(range(1, len(result.proved) + 1))
+    evaluations = stack.evaluations()
+    low, high = answerable(result)
+    assert high == result.max_degradation
+    for each in result.proved:
+        told = answer_at(result, min(max(each.upper_bound, low), high))
+        assert told.status == "answered"
+    assert answer_at(result, 2 * high).status == "needs_evaluation"
+
+    # A search with another threshold on the same checkpoint reuses what is known.
+    again = stack.wait_for(stack.submit(small_spec(max_degradation=0.4)))
+    assert again.checkpoint == row.checkpoint
+    assert again.effort["reused_evaluations"] > 0
+    assert "calibration" not in again.phase_seconds or again.phase_seconds["calibration"] < 1
+    assert evaluations.items() <= stack.evaluations().items()
