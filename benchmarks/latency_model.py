@@ -6,7 +6,7 @@ candidates that calibrate, and predicts all others: every constant row of one to
 and both with the frozen prefix in bfloat16 where the device is fast at it. In ``compiled``, where every candidate first
 has to be compiled, a few are timed; each is predicted by the eager model, rescaled by the others. Latency does not
 depend on the values of parameters and images, so both are random. Best on a machine with nothing else to do: about
-five minutes.
+four minutes.
 """
 
 from __future__ import annotations

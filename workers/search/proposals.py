@@ -29,7 +29,9 @@ from search_service.domain.space import CandidateSpace
 ROUND = 32
 """Candidates proposed at a time."""
 NEIGHBOURS = 0.5
-"""Share of a round that are neighbours of the best candidate, while it has any that are untried and faster."""
+"""Share of a round that are neighbours of the best candidates, while they have any that are untried and fast."""
+BASES = 8
+"""Candidates whose neighbours are tried."""
 TRIES = 20
 """Proposals of a sampler per candidate wanted: those known already or predicted too slow are told and asked anew."""
 BITS_ABOVE = 8
@@ -91,31 +93,38 @@ def propose(
         UnknownSampler: the package is not installed here.
     """
     taken = {each.candidate.text for each in known}
-    chosen: list[Candidate] = []
-    feasible = [each for each in known if each.violation is not None and each.violation <= 0]
-    if feasible:
-        best = min(feasible, key=lambda each: (each.predicted_s, each.candidate.text))
-        generator = np.random.default_rng([seed, len(known)])
-        around = [each for each in neighbours(best.candidate, space) if each.text not in taken]
-        around = _faster(around, predict, faster_than_s)
-        picked = generator.permutation(len(around))[: math.ceil(NEIGHBOURS * count)]
-        chosen = [around[index] for index in sorted(picked)]
-        taken.update(candidate.text for candidate in chosen)
+    near = dict.fromkeys(neighbour for base in _bases(known) for neighbour in neighbours(base, space))
+    around = _faster([each for each in near if each.text not in taken], predict, faster_than_s)
+    order = np.random.default_rng([seed, len(known)]).permutation(len(around))
+    shuffled = [around[index] for index in order]
+    chosen = shuffled[: math.ceil(NEIGHBOURS * count)]
+    left = shuffled[len(chosen) :]
 
+    taken.update(candidate.text for candidate in chosen)
     study = _study(space, sampler, known, seed)
     for _ in range(TRIES * count):
         if len(chosen) >= count:
             break
         trial = study.ask(distributions(space))
         candidate = candidate_of(trial.params, space)
-        seconds = float(predict([candidate])[0])
-        is_new = candidate.text not in taken and seconds < faster_than_s
-        if is_new:
+        if candidate.text not in taken and float(predict([candidate])[0]) < faster_than_s:
             chosen.append(candidate)
             taken.add(candidate.text)
             continue  # it stays running: samplers that know how keep away from it
         study.tell(trial, state=OptunaState.FAIL)
+    # Where hardly anything is fast enough a sampler seldom hits it; what lies near the best may still be there.
+    chosen += [candidate for candidate in left if candidate.text not in taken][: count - len(chosen)]
     return chosen
+
+
+def _bases(known: Sequence[Known]) -> list[Candidate]:
+    """Candidates whose neighbours are worth a try: the fastest feasible ones, and those nearest to being feasible."""
+    judged = [each for each in known if each.violation is not None]
+    feasible = [each for each in judged if (each.violation or 0.0) <= 0]
+    feasible.sort(key=lambda each: (each.predicted_s, each.candidate.text))
+    nearly = sorted(judged, key=lambda each: (max(each.violation or 0.0, 0.0), each.predicted_s, each.candidate.text))
+    chosen = [each.candidate for each in [*feasible[: BASES // 2], *nearly]]
+    return list(dict.fromkeys(chosen))[:BASES]
 
 
 def neighbours(candidate: Candidate, space: CandidateSpace) -> Iterator[Candidate]:

@@ -311,9 +311,11 @@ def test_what_no_timing_tells_is_like_its_neighbours() -> None:
     assert model.predict_many(others) == pytest.approx(priced(others, alike, 4), rel=1e-3)
 
 
-def test_predictions_are_the_same_alone_and_among_others() -> None:
-    calibrating, others = calibration_candidates(UNITS, 5, True), some_candidates(UNITS, 5, True, 300)
-    model = fit(calibrating, [1.0 + math.sin(number) ** 2 for number in range(len(calibrating))], 4)
+def test_predictions_are_the_same_alone_and_among_others(eager: LatencyModel) -> None:
+    draw = random.Random(0)
+    prices = {f"{kind}_s": tuple(draw.random() for _ in range(UNITS)) for kind in KINDS}  # whose every bit counts
+    model = LatencyModel(**{**asdict(eager), **prices, "error": eager.error})
+    others = some_candidates(UNITS, 5, True, 300)
     assert [model.predict_s(candidate) for candidate in others] == list(model.predict_many(others))
 
 
