@@ -33,11 +33,12 @@ check: $(INSTALLED) ## lint, formatting, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## measure adaptation, judging, meta-training and the latency model against their peers (about an hour)
+bench: $(INSTALLED) ## measure adaptation, judging, meta-training, latency model and error rates (more than an hour)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)
 	$(BIN)/python -m benchmarks.judging $(ARGS)
 	$(BIN)/python -m benchmarks.latency_model $(ARGS)
 	$(BIN)/python -m benchmarks.meta_training $(ARGS)
+	$(BIN)/python -m benchmarks.error_rates $(ARGS)
 
 format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .

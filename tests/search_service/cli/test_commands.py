@@ -237,6 +237,24 @@ def test_a_result(call: Call, service: str, spec_file: Path, tmp_path: Path, suc
     assert "succeeded" in watched.err
 
 
+def test_another_threshold(call: Call, service: str, spec_file: Path, succeeding: Callable[[str], None]) -> None:
+    search = call("submit", str(spec_file), "--url", service).out.strip()
+    assert "has no result yet" in call("answer", search, "--max-degradation", "0.01", "--url", service).err
+    succeeding(search)
+    known = call("answer", search, "--max-degradation", "0.009", "--url", service)
+    assert known.code == 0
+    assert "00111@2 loses at most 0.008, 0.009 was allowed" in known.out
+    unknown = call("answer", search, "--max-degradation", "0.5", "--url", service)
+    assert "needs evaluation" in unknown.out
+    assert "Another search takes about" in unknown.out
+    assert (
+        json.loads(call("answer", search, "--max-degradation", "0.5", "--json", "--url", service).out)["answer"] is None
+    )
+    refused = call("answer", search, "--max-degradation", "-1", "--url", service)
+    assert refused.code != 0
+    assert "max_degradation" in refused.err
+
+
 def test_no_such_search(call: Call, service: str) -> None:
     ended = call("result", "nonsense", "--url", service)
     assert ended.code == 1
