@@ -13,6 +13,7 @@ from rich.text import Text
 from search_service.client import SearchView
 from search_service.domain.result import PatternFigures, Quality, Ratio, SearchResult
 from search_service.domain.search import Phase
+from search_service.domain.thresholds import answerable
 
 PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
 ROOMY_WIDTH = 110  # characters from which columns stand apart
@@ -176,10 +177,12 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield (
         "searched",
         f"{effort.judged} of {effort.space_size} candidates judged on up to {effort.episodes} validation episodes, "
-        f"fastest first; {len(effort.survived)} survived, {confirmed.position or len(effort.unqualified)} tested on "
-        "confirmation classes",
+        f"fastest first; {len(effort.survived)} survived, {len(result.proved)} tested on confirmation classes",
     )
     yield "method of search", f"{effort.method}: {effort.method_reason}"
+    low, high = answerable(result)
+    if low < high:
+        yield "other thresholds", f"{low:.4g} to {high:.4g} are answered with no new evaluation (lambda-search answer)"
     if effort.unresolved:
         yield "unresolved", f"{_few(effort.unresolved)}: too near the threshold to be told from it"
     yield "statistics", f"norm_statistics {result.norm_statistics}"
