@@ -414,7 +414,10 @@ class Clockwork:
 
 def _longest(texts: Iterable[str]) -> list[str]:
     """Of candidates with the same row, the one with the most steps: it yields the others."""
-    row_of: Callable[[str], str] = lambda text: text.split("@")[0]  # noqa: E731
+
+    def row_of(text: str) -> str:
+        return text.split("@")[0]
+
     ordered = sorted(texts, key=lambda text: (row_of(text), Candidate.parse(text).steps))
     return [list(same)[-1] for _, same in groupby(ordered, key=row_of)]
 

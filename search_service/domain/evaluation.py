@@ -30,7 +30,17 @@ class Split(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationScope:
+class _Scope:
+    """Fields that together are a key."""
+
+    @property
+    def key(self) -> str:
+        """Identity: SHA-256 of the fields, as hexadecimal text."""
+        return content_key(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationScope(_Scope):
     """Everything, beside candidate and block, that determines an evaluation."""
 
     checkpoint: str
@@ -48,14 +58,9 @@ class EvaluationScope:
     adaptation_rule: Literal["gradient_descent"] = "gradient_descent"
     engine_version: int = ENGINE_VERSION
 
-    @property
-    def key(self) -> str:
-        """Identity: SHA-256 of the fields, as hexadecimal text."""
-        return content_key(asdict(self))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyScope:
+class LatencyScope(_Scope):
     """Everything, beside the candidate, that determines the latency of a candidate in a runtime on a device.
 
     The latency of gradient descent does not depend on the values of the parameters, so the architecture stands here and
@@ -77,14 +82,9 @@ class LatencyScope:
     fingerprint: str
     engine_version: int = ENGINE_VERSION
 
-    @property
-    def key(self) -> str:
-        """Identity: SHA-256 of the fields, as hexadecimal text."""
-        return content_key(asdict(self))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TimingScope:
+class TimingScope(_Scope):
     """Everything, beside the candidate, that determines its figures in a timing run: predictions are timed as well."""
 
     network: str
@@ -100,11 +100,6 @@ class TimingScope:
     runtime: str
     fingerprint: str
     engine_version: int = ENGINE_VERSION
-
-    @property
-    def key(self) -> str:
-        """Identity: SHA-256 of the fields, as hexadecimal text."""
-        return content_key(asdict(self))
 
 
 def content_key(fields: dict[str, object]) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.errors import ArtifactMissing
@@ -26,7 +25,6 @@ from workers.adaptation.episodes import Episodes, open_task_family
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.judging import Judge
 from workers.adaptation.lanes import Lanes
-from workers.adaptation.latency_model import LatencyModel
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
@@ -36,6 +34,7 @@ from workers.meta_training.trainer import MetaTrainer, read_checkpoint
 from workers.runtime.artifacts import Artifacts
 from workers.runtime.host_locks import TimingLock
 from workers.runtime.work import (
+    LATENCY_MODEL,
     CalibrationOutcome,
     CalibrationWork,
     CheckpointOutcome,
@@ -55,8 +54,6 @@ from workers.runtime.work import (
 )
 from workers.search.proposals import Known, propose
 from workers.search.statistics import MeanEstimate
-
-LATENCY_MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
 
 TIMING_EPISODES = 8
 """Distinct episodes that timing rounds go through."""

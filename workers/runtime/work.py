@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from search_service.domain.evaluation import Split
 from search_service.domain.search import NetworkSpec, Runtime, TaskFamily
 from search_service.domain.space import CandidateSpace
+from workers.adaptation.latency_model import LatencyModel
+
+LATENCY_MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
+"""Between a latency model and the JSON that it is stored and sent as."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from search_service.domain.certificate import CertificateMethod
+from search_service.domain.search import LEAST_ASYMPTOTIC_EPISODES
 
 Degradations = NDArray[np.float64]
 """Paired degradations in the order of their episodes: a ``(..., n)`` array."""
@@ -43,9 +44,6 @@ BERNSTEIN_LIMIT = 0.75
 
 TUNED_FOR = 200
 """Episodes at which the asymptotic bound is tightest unless said."""
-LEAST_EPISODES = 64
-"""Before which nothing is accepted asymptotically unless said: on the skews of real episodes such an acceptance was
-wrong up to 18% of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +189,7 @@ def empirical_bernstein_bounds(values: Degradations, alpha: float, bound: float)
 
 
 def asymptotic_upper_bounds(
-    values: Degradations, alpha: float, *, tuned_for: int = TUNED_FOR, least_episodes: int = LEAST_EPISODES
+    values: Degradations, alpha: float, *, tuned_for: int = TUNED_FOR, least_episodes: int = LEAST_ASYMPTOTIC_EPISODES
 ) -> Bounds:
     """Upper confidence bounds of the mean by the one-sided asymptotic confidence sequence, look by look.
 
@@ -216,7 +214,7 @@ def asymptotic_upper_bounds(
 
 
 def asymptotic_lower_bounds(
-    values: Degradations, alpha: float, *, tuned_for: int = TUNED_FOR, least_episodes: int = LEAST_EPISODES
+    values: Degradations, alpha: float, *, tuned_for: int = TUNED_FOR, least_episodes: int = LEAST_ASYMPTOTIC_EPISODES
 ) -> Bounds:
     """The same from below: where it exceeds ε, a candidate is dropped. See :func:`asymptotic_upper_bounds`."""
     mean, margin = _asymptotic(values, alpha, tuned_for, least_episodes)

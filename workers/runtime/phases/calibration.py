@@ -5,8 +5,6 @@ The model is shared by every search with the same network, tasks and device, so 
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
 from search_service.domain.candidate import Candidate
 from search_service.domain.search import Phase
 from search_service.storage import latency_models, tokens, trials
@@ -15,11 +13,9 @@ from search_service.storage.trials import NewTrial
 from workers.adaptation.latency_model import LatencyModel, calibration_candidates, fit
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
-from workers.runtime.work import CalibrationOutcome, CalibrationWork, Outcome, Work
+from workers.runtime.work import LATENCY_MODEL, CalibrationOutcome, CalibrationWork, Outcome, Work
 from workers.search.decisions import batch_group
 from workers.search.proposals import seeds
-
-MODEL: TypeAdapter[LatencyModel] = TypeAdapter(LatencyModel)
 
 LIMIT_SECONDS = 10.0
 """Seconds of rounds; tracing comes on top."""
@@ -61,7 +57,7 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
     candidates = [Candidate.parse(text, len(case.unit_names)) for text in batch["candidates"]]
     latencies_s = [outcome.latencies_s[candidate.text] for candidate in candidates]
     model = fit(candidates, latencies_s, outcome.statistics_units)
-    latency_models.put(case.session, case.latency_scope, MODEL.dump_python(model, mode="json"))
+    latency_models.put(case.session, case.latency_scope, LATENCY_MODEL.dump_python(model, mode="json"))
 
 
 def following(case: Case) -> Phase:
@@ -80,7 +76,7 @@ def _list_trials(case: Case) -> None:
 def model_of(case: Case) -> LatencyModel:
     """The latency model that the search goes by."""
     assert case.row.latency_model is not None, "there is one after the calibration"
-    return MODEL.validate_python(case.row.latency_model)
+    return LATENCY_MODEL.validate_python(case.row.latency_model)
 
 
 def add_trials(case: Case, candidates: list[Candidate]) -> None:
