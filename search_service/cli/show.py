@@ -180,6 +180,8 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
         f"fastest first; {len(effort.survived)} survived, {len(result.proved)} tested on confirmation classes",
     )
     yield "method of search", f"{effort.method}: {effort.method_reason}"
+    if effort.answered_from is not None:
+        yield "answered from", f"search {effort.answered_from}: nothing was evaluated or timed again"
     low, high = answerable(result)
     if low < high:
         yield "other thresholds", f"{low:.4g} to {high:.4g} are answered with no new evaluation (lambda-search answer)"

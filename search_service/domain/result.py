@@ -211,6 +211,8 @@ class SearchEffort:
     """Forward passes of single examples that judging took, in all phases."""
     reused_evaluations: int
     """Evaluation blocks that earlier searches had already stored."""
+    answered_from: str | None = None
+    """The earlier search, with another threshold, that had judged, timed and tested all of this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,9 @@ from search_service.storage import codec
 from search_service.storage.database import server_time
 from search_service.storage.tables import SearchRow
 
+ANSWERED_LOOKED_AT = 20
+"""Searches with the same question that are looked at for an answer."""
+
 
 def add(session: Session, spec: SearchSpec) -> SearchRow:
     """Store a new search as ``queued``."""
@@ -166,6 +169,12 @@ def unmirrored(session: Session, limit: int) -> Sequence[SearchRow]:
     """Admitted and final searches whose Optuna study is not complete, oldest first."""
     query = select(SearchRow).where(SearchRow.mirrored_at.is_(None), SearchRow.status != SearchStatus.QUEUED)
     return session.scalars(query.order_by(SearchRow.created_at, SearchRow.id).limit(limit)).all()
+
+
+def answered(session: Session, question: str) -> Sequence[SearchRow]:
+    """The newest searches that have answered a question, for whatever threshold."""
+    query = select(SearchRow).where(SearchRow.question == question, SearchRow.status == SearchStatus.SUCCEEDED)
+    return session.scalars(query.order_by(SearchRow.finished_at.desc()).limit(ANSWERED_LOOKED_AT)).all()
 
 
 def result(row: SearchRow) -> SearchResult:

@@ -74,6 +74,7 @@ class SearchRow(Base):
             "id",
             postgresql_where=text("status = 'queued'"),
         ),
+        Index("ix_searches_answered", "question", "finished_at", postgresql_where=text("status = 'succeeded'")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -99,6 +100,10 @@ class SearchRow(Base):
     """ε in the metric's unit, known after the baseline phase where the spec gives it relative."""
     latency_model: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What predicted latencies came from, and how far it was off on what it had not seen."""
+    question: Mapped[str | None]
+    """Identity of everything that determines the answer but the threshold; known once there is a checkpoint."""
+    answered_from: Mapped[UUID | None]
+    """The earlier search with the same question whose trials and timings this one took over."""
     round: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Which confirmation blocks of which candidate the tokens under way judge: see phase ``certificate``."""
     timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))

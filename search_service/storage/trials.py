@@ -6,7 +6,7 @@ Whoever changes trials holds the lock on their search's row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -65,6 +65,32 @@ def add_many(session: Session, search_id: UUID, new: Iterable[NewTrial]) -> int:
     for start in range(0, len(values), ROWS_PER_INSERT):
         session.execute(insert(TrialRow), values[start : start + ROWS_PER_INSERT])
     return len(values)
+
+
+COPIED = (
+    "number",
+    "candidate",
+    "predicted_latency_s",
+    "batch_group",
+    "blocks",
+    "quality",
+    "degradation",
+    "degradation_se",
+    "latency_s",
+    "speedup",
+    "reason",
+    "confirmation",
+)
+
+
+def copy(session: Session, search_id: UUID, states: Mapping[TrialRow, TrialState]) -> None:
+    """Store another search's trials as a search's own, each in the state given."""
+    values = [
+        {"search_id": search_id, "state": state, **{name: getattr(row, name) for name in COPIED}}
+        for row, state in states.items()
+    ]
+    for start in range(0, len(values), ROWS_PER_INSERT):
+        session.execute(insert(TrialRow), values[start : start + ROWS_PER_INSERT])
 
 
 def page(

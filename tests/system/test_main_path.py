@@ -181,7 +181,22 @@ def test_a_front_answers_other_thresholds_with_no_new_evaluation(stack: Stack) -
         assert told.status == "answered"
     assert answer_at(result, 2 * high).status == "needs_evaluation"
 
-    # A search with another threshold on the same checkpoint reuses what is known.
+    # A search with another threshold in that range is answered at once.
+    relative = 0.5 * max(low, 0.8 * high) / high
+    asked = small_spec(max_degradation=relative, episodes={"block": 5, "validation": 20, "confirmation": 100})
+    other = stack.wait_for(stack.submit(asked))
+    answer = searches.result(other)
+    expected = answer_at(result, answer.max_degradation).answer
+    assert answer.search.answered_from == str(row.id)
+    assert answer.max_degradation == pytest.approx(max(low, 0.8 * high))
+    assert expected is not None
+    assert answer.fastest.candidate == expected.candidate
+    assert answer.fastest.degradation.upper_bound == expected.upper_bound
+    assert answer.search.episode_adaptations == 0
+    assert set(answer.seconds) <= {"meta_training", "total"}
+    assert stack.evaluations() == evaluations
+
+    # One that asks something else of the same checkpoint reuses what is known.
     again = stack.wait_for(stack.submit(small_spec(max_degradation=0.4)))
     assert again.checkpoint == row.checkpoint
     assert again.effort["reused_evaluations"] > 0

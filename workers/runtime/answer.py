@@ -85,6 +85,7 @@ def build_result(case: Case) -> SearchResult:
             episode_adaptations=case.row.effort.get("episode_adaptations", 0),
             image_passes=case.row.effort.get("image_passes", 0),
             reused_evaluations=case.row.effort.get("reused_evaluations", 0),
+            answered_from=None if case.row.answered_from is None else str(case.row.answered_from),
         ),
         front=_front(case, survived),
         checkpoint={

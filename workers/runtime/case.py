@@ -27,6 +27,9 @@ from workers.search.statistics import Qualities
 OpenEpisodes = Callable[[TaskFamily], Episodes]
 """Opens a task family, as a worker has it."""
 
+NO_QUESTION = ("name", "priority", "goal", "max_degradation", "meta_training")
+"""Fields of a spec that two searches with the same question may differ in; what was trained is the checkpoint."""
+
 
 @dataclass
 class Case:
@@ -199,6 +202,13 @@ class Case:
     def question(self, position: int) -> Question:
         """What the ``position``-th candidate tested (from 1) is asked."""
         return question_of(self.max_degradation, self.degradation_bound, self.spec.confidence, position)
+
+    @property
+    def question_key(self) -> str:
+        """Identity of everything that determines the answer but the threshold."""
+        asked = {name: value for name, value in codec.spec_to_json(self.spec).items() if name not in NO_QUESTION}
+        timed = self.timing_scope(self.spec.runtime).key
+        return content_key({**asked, "checkpoint": self.checkpoint.id, "timing_scope": timed})
 
     def qualities(self, split: Split, candidate: str, blocks: int) -> Qualities:
         """Stored qualities of a candidate on the first ``blocks`` blocks of a split.

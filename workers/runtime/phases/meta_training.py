@@ -11,6 +11,7 @@ from search_service.storage import checkpoints, searches, workers
 from search_service.storage.codec import CheckpointConfig
 from search_service.storage.tables import CheckpointRow, TokenRow, TrainingRow
 from workers.meta_training.recipe import Recipe
+from workers.runtime import earlier
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch, MustWait
 from workers.runtime.work import CheckpointOutcome, CheckpointWork, Outcome, TrainingOutcome, TrainingWork, Work
@@ -71,9 +72,9 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
         checkpoints.release_training(training)
 
 
-def following(case: Case) -> Phase:
-    """The baseline."""
-    return Phase.BASELINE
+def following(case: Case) -> Phase | None:
+    """The baseline; None where an earlier search has the answer."""
+    return None if earlier.adopt(case) else Phase.BASELINE
 
 
 def can_go_on(case: Case) -> bool:
