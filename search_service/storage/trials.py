@@ -198,6 +198,14 @@ def counts(session: Session, search_id: UUID) -> dict[TrialState, int]:
     return {state: found.get(state, 0) for state in TrialState}
 
 
+def latency_ratios(session: Session, search_id: UUID) -> Sequence[float]:
+    """Measured over predicted latency of each trial of a search that was timed."""
+    query = select(TrialRow.latency_s / TrialRow.predicted_latency_s).where(
+        TrialRow.search_id == search_id, TrialRow.latency_s.is_not(None), TrialRow.predicted_latency_s > 0
+    )
+    return [ratio for ratio in session.scalars(query) if ratio is not None]
+
+
 def unmirrored(session: Session, search_id: UUID, *, is_final: bool, limit: int) -> Sequence[TrialRow]:
     """Trials that the Optuna study lacks and whose figures change no more, by number.
 

@@ -18,6 +18,7 @@ from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, 
 from search_service.storage import searches, trials
 from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
+from tests.made_up_result import made_up_result
 from workers.search.study import mirror, open_study_storage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -55,7 +56,7 @@ def study(database: Database) -> None:
         {"state": TrialState.UNQUALIFIED, "latency_s": 0.004, "confirmation": {"upper_bound": 0.013}},
         {"state": TrialState.QUALIFIED, "latency_s": 0.006, "confirmation": {"upper_bound": 0.008}},
     ]
-    figures = [{"state": TrialState.DROPPED, "degradation": 0.2}] * DROPPED
+    figures = [{"state": TrialState.DROPPED, "degradation": 0.2 + 0.01 * at} for at in range(DROPPED)]
     figures += [{"degradation": 0.004, **each} for each in certified]
     with database.session() as session:
         row = searches.add(session, SPEC)
@@ -65,6 +66,8 @@ def study(database: Database) -> None:
         for trial, changes in zip(trials.of_search(session, row.id), figures, strict=False):
             for name, value in {"blocks": 1, **changes}.items():
                 setattr(trial, name, value)
+        succeeded = made_up_result(search_id=str(row.id))
+        searches.succeed(session, row, succeeded)
     storage = open_study_storage(database)
     assert mirror(database, storage) == len(figures)
     storage.engine.dispose()
@@ -101,9 +104,15 @@ def test_the_dashboard_shows_trials_with_their_constraint(dashboard_url: str, pa
     # The plot of the study keeps trials that break a constraint apart.
     expect(page.locator(".legend").get_by_text("Infeasible", exact=True).first).to_be_visible()
     expect(body).to_contain_text(f"Best Trial (number={DROPPED + UNQUALIFIED})")
+    for plot in ("Front: latency against quality", "Importance of units for degradation, 20 candidates"):
+        expect(page.locator(".gtitle", has_text=plot)).to_be_visible()
     page.screenshot(path=folder / "dashboard-study.png", full_page=True)
 
     study = page.url.rstrip("/")
+    page.goto(f"{study}/note")
+    expect(body).to_contain_text("Fastest pattern under the threshold: 00111@2")
+    page.screenshot(path=folder / "dashboard-note.png")
+
     page.goto(f"{study}/trials?numbers={DROPPED}")
     expect(body).to_contain_text(f"{DROPPED + UNQUALIFIED + ANSWER} Trials")
     expect(body).to_contain_text("constraint certificate 0.013 > 0.01: infeasible")

@@ -11,15 +11,18 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from statistics import median
 from typing import Any
 from uuid import UUID
 
 import optuna
+import structlog
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from optuna_dashboard import save_note
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -29,6 +32,7 @@ from search_service.domain.search import SearchSpec, SearchStatus
 from search_service.storage import checkpoints, codec, searches, trials
 from search_service.storage.database import STUDY_SCHEMA, Database, server_time
 from search_service.storage.tables import SearchRow, TrialRow
+from workers.search.study_pictures import save_front, save_importance
 
 TABLES_LOCK = 0x4C53_5354_5544_5954  # "LSSTUDYT"; held while a process creates Optuna's tables
 MIRROR_LOCK = 0x4C53_4D49_5252_4F52  # "LSMIRROR"; held by the one worker that mirrors
@@ -43,6 +47,8 @@ MAX_ROW_CHOICES = 256
 """Above this many rows parameter ``row`` is the row read as a binary number: every trial stores the list of choices."""
 MAX_VIOLATION = 1e9
 """Stands for a constraint that is infinite or not a number, which the dashboard's JSON cannot carry."""
+
+log = structlog.get_logger(__name__)
 
 POOL_SIZE = 2  # connections kept open to Optuna's tables
 
@@ -117,7 +123,7 @@ def _mirror_search(
         if not rows and not is_last:
             return 0
         if rows or trials.has_mirrored(session, search_id):
-            subject = _Subject(search, _trained_steps(session, search))
+            subject = _Subject(search, _trained_steps(session, search), trials.latency_ratios(session, search_id))
             study = _open_study(storage, subject)
             shown = _shown_numbers(session, study, [row.number for row in rows])
         else:
@@ -128,7 +134,7 @@ def _mirror_search(
                 still_alone()
                 study.add_trial(_frozen_trial(row, subject))
         if is_last:
-            _complete_study(storage, study, search)
+            _complete_study(database, study, subject)
     with database.session() as session:
         search = searches.lock(session, search_id)
         trials.mark_mirrored(session, search_id, [row.number for row in rows])
@@ -143,14 +149,18 @@ class _Subject:
     Args:
         search: the search.
         trained_steps: inner steps that its checkpoint was trained for.
+        latency_ratios: measured over predicted latency of the candidates timed so far.
     """
 
-    def __init__(self, search: SearchRow, trained_steps: int) -> None:
+    def __init__(self, search: SearchRow, trained_steps: int, latency_ratios: Sequence[float]) -> None:
         self.search = search
         self.spec: SearchSpec = codec.stored_spec(search.spec)
         self.unit_names = tuple(self.spec.units)
         self.max_steps = self.spec.max_steps(trained_steps)
         self.block = self.spec.episodes.block
+        # Predictions are of the eager runtime; what was timed tells how far the asked one is from them.
+        eager = 1.0 if self.spec.runtime == "eager" else None
+        self.latency_ratio = median(latency_ratios) if latency_ratios else eager
 
     @property
     def max_degradation(self) -> float | None:
@@ -239,7 +249,7 @@ def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:
     constraints = _constraints(row, subject.max_degradation)
     trial = optuna.trial.create_trial(
         state=OptunaState.COMPLETE if _is_complete(row) else OptunaState.PRUNED,
-        value=row.latency_s,
+        value=_latency_s(row, subject),
         params={name: value for name, (value, _) in parameters.items()},
         distributions={name: distribution for name, (_, distribution) in parameters.items()},
         user_attrs=_user_attributes(row, candidate.pattern, subject),
@@ -276,6 +286,13 @@ def _parameters(candidate: Candidate, subject: _Subject) -> dict[str, tuple[Any,
 
 def _numbered(name: str, values: Sequence[Any]) -> dict[str, Any]:
     return {f"{name} {number}": value for number, value in enumerate(values, start=1)}
+
+
+def _latency_s(row: TrialRow, subject: _Subject) -> float | None:
+    """Measured, or else predicted; Optuna asks for the best among complete trials only, which are measured."""
+    if row.latency_s is not None or row.predicted_latency_s is None or subject.latency_ratio is None:
+        return row.latency_s
+    return row.predicted_latency_s * subject.latency_ratio
 
 
 def _is_complete(row: TrialRow) -> bool:
@@ -327,6 +344,7 @@ def _user_attributes(row: TrialRow, pattern: LambdaPattern, subject: _Subject) -
         "constraint": _constraint_text(row, subject.max_degradation),
         "reason": row.reason,
         "speedup": row.speedup,
+        "latency": "predicted" if row.latency_s is None else "measured",
         "degradation": row.degradation,
         "degradation_se": row.degradation_se,
         "quality": row.quality,
@@ -339,12 +357,22 @@ def _user_attributes(row: TrialRow, pattern: LambdaPattern, subject: _Subject) -
     return {key: value for key, value in attributes.items() if value is not None}
 
 
-def _complete_study(storage: RDBStorage, study: optuna.Study, search: SearchRow) -> None:
-    """Say on the study how its search ended."""
+def _complete_study(database: Database, study: optuna.Study, subject: _Subject) -> None:
+    """Say on the study how its search ended, and draw what it found."""
+    search = subject.search
     study.set_user_attr("status", search.status)
+    with database.session() as session:
+        judged = [
+            (Candidate.parse(row.candidate, len(subject.unit_names)), row.degradation)
+            for row in trials.of_search(session, search.id)
+            if row.degradation is not None
+        ]
+    _drawn(save_importance, study, judged, subject.unit_names)
     if search.status != SearchStatus.SUCCEEDED:
         return
-    answer = searches.result(search).fastest
+    result = searches.result(search)
+    _drawn(save_front, study, result)
+    answer = result.fastest
     study.set_user_attr("answer", answer.candidate)
     figures = [
         ("speedup", answer.speedup),
@@ -362,14 +390,16 @@ def _complete_study(storage: RDBStorage, study: optuna.Study, search: SearchRow)
         "",
         f"Quality and degradation are of confirmation classes; search `{search.id}`.",
     ]
-    _save_note(storage, study, "\n".join(lines))
+    save_note(study, "\n".join(lines))
+
+
+def _drawn(save: Callable[..., None], *arguments: Any) -> None:
+    """Save a plot; one that cannot be drawn must not keep everything else from being shown."""
+    try:
+        save(*arguments)
+    except Exception:
+        log.exception("plot of a study not drawn", plot=getattr(save, "__name__", ""))
 
 
 def _table_line(name: str, figures: Iterable[float]) -> str:
     return f"| {name} | {' | '.join(f'{figure:.4g}' for figure in figures)} |"
-
-
-def _save_note(storage: RDBStorage, study: optuna.Study, note: str) -> None:
-    """What ``optuna_dashboard.save_note`` stores for a text of up to 2045 characters; workers lack that package."""
-    storage.set_study_system_attr(study._study_id, "dashboard:note_ver", 1)
-    storage.set_study_system_attr(study._study_id, "dashboard:note_str:0", note)

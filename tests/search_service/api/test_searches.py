@@ -12,93 +12,7 @@ from search_service.domain.search import Phase
 from search_service.storage import searches, tokens, trials
 from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
-
-FIGURES = {
-    "pattern": "00111@2",
-    "precision": "float32",
-    "layout": "channels_last",
-    "multiply_adds": 53_000_000,
-    "compilation": {"seconds": 12.5, "from_cache": False, "backend": "inductor"},
-    "rows": ["00111", "00111"],
-    "units": ["conv1", "conv2", "conv3", "conv4", "head"],
-    "steps": 2,
-    "rates": [0.1, 0.1],
-    "rate_factors": [1.0, 1.0],
-    "latency_s": {"median": 0.01, "p10": 0.009, "p90": 0.011, "samples": 50},
-    "prediction_latency_s": {},
-    "speedup": {"estimate": 8.0, "low": 7.5, "high": 8.5},
-    "speedup_over_plain": None,
-    "end_to_end_speedup": None,
-    "quality": {"metric": "accuracy", "estimate": 0.9, "low": 0.89, "high": 0.91},
-    "degradation": {"estimate": 0.0, "low": -0.01, "high": 0.01, "upper_bound": 0.008},
-}
-
-
-def result_document(search_id: str) -> dict[str, Any]:
-    return {
-        "search_id": search_id,
-        "status": "succeeded",
-        "fastest": FIGURES,
-        "baseline": FIGURES,
-        "empty": FIGURES,
-        "full_by_steps": [FIGURES],
-        "speedup_split": {"steps": 2.5, "rows": 2.0, "engine": 1.6},
-        "max_degradation": 0.01,
-        "confidence": 0.95,
-        "method": "betting",
-        "goal": "fastest",
-        "proved": [
-            {
-                "candidate": "00111@2",
-                "latency_s": 0.01,
-                "speedup": 8.0,
-                "speedup_over_plain": 12.0,
-                "quality": 0.9,
-                "degradation": 0.001,
-                "upper_bound": 0.008,
-                "episodes": 600,
-                "position": 2,
-                "state": "qualified",
-            }
-        ],
-        "confirmed": {
-            "split": "test",
-            "classes": 423,
-            "episodes": 600,
-            "position": 2,
-            "alpha": 0.0125,
-            "class_interval": {"low": -0.001, "high": 0.004},
-        },
-        "search": {
-            "episodes": 200,
-            "judged": 155,
-            "space_size": 155,
-            "dropped": 60,
-            "survived": [],
-            "qualified": [],
-            "unqualified": [],
-            "untested": [],
-            "unresolved": [],
-            "method": "ordered",
-            "method_reason": "asked for",
-            "predicted": {
-                "calibrated_on": 20,
-                "median_error": 0.01,
-                "largest_error": 0.05,
-                "rank_correlation": 0.99,
-            },
-            "episode_adaptations": 1,
-            "image_passes": 1,
-            "reused_evaluations": 0,
-        },
-        "front": [],
-        "checkpoint": {"id": "c0ffee"},
-        "norm_statistics": "support",
-        "device": {"class": "cpu"},
-        "runtime": "eager",
-        "seconds": {"total": 1.0},
-        "warnings": [],
-    }
+from tests.made_up_result import made_up_result
 
 
 def submit(client: TestClient, spec: dict[str, Any], **changes: Any) -> str:
@@ -195,8 +109,8 @@ def test_the_result_is_there_once_the_search_has_succeeded(
     with database.session() as session:
         row = searches.lock(session, UUID(search))
         searches.enter_phase(session, row, Phase.BASELINE)
-        searches.succeed(session, row, result_document(search))
-    assert client.get(f"/v1/searches/{search}/result").json() == result_document(search)
+        searches.succeed(session, row, made_up_result(search_id=search))
+    assert client.get(f"/v1/searches/{search}/result").json() == made_up_result(search_id=search)
     view = client.get(f"/v1/searches/{search}").json()
     assert view["status"] == "succeeded"
     assert set(view["phase_seconds"]) == {"meta_training", "baseline"}
@@ -275,7 +189,7 @@ def test_another_threshold_is_answered_from_the_result(
     with database.session() as session:
         row = searches.lock(session, UUID(search))
         searches.enter_phase(session, row, Phase.BASELINE)
-        searches.succeed(session, row, result_document(search))
+        searches.succeed(session, row, made_up_result(search_id=search))
     answered = client.get(f"/v1/searches/{search}/answer", params={"max_degradation": 0.009})
     assert answered.status_code == 200, answered.text
     assert answered.json()["status"] == "answered"

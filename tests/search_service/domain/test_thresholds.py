@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from search_service.domain.result import Proved, SearchResult
 from search_service.domain.thresholds import answer_at, answerable
 from search_service.storage.codec import result_from_json
-from tests.search_service.api.test_searches import result_document
+from tests.made_up_result import made_up_result
 
 
 def proved(candidate: str, speedup: float, upper_bound: float, **changes: Any) -> Proved:
@@ -32,7 +32,7 @@ FRONT = [proved("00010", 10.0, 0.019), proved("00111", 7.0, 0.008), proved("0111
 
 
 def result_of(goal: str, candidates: list[Proved], threshold: float = 0.02) -> SearchResult:
-    document = result_from_json(result_document("x"))
+    document = result_from_json(made_up_result(front=[]))
     seconds = {"meta_training": 300.0, "search": 20.0, "timing": 10.0, "certificate": 60.0, "total": 400.0}
     return replace(document, goal=goal, proved=candidates, max_degradation=threshold, seconds=seconds)
 

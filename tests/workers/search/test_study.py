@@ -1,37 +1,29 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
 import optuna
 import optuna_dashboard
+import plotly.graph_objects as go
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState as OptunaState
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from sqlalchemy import text
 
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.domain.lambda_pattern import constant_row_patterns
-from search_service.domain.result import (
-    Confirmed,
-    Degradation,
-    PatternFigures,
-    PredictedLatency,
-    Quality,
-    Ratio,
-    SearchEffort,
-    SearchResult,
-    SpeedupSplit,
-)
-from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, SearchStatus, TaskFamily
+from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
 from search_service.storage import searches, trials
 from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
+from tests.made_up_result import figures, made_up_result
 from workers.search import study as study_module
 from workers.search.study import mirror, open_study_storage, study_name
 
@@ -100,63 +92,10 @@ def cancel(database: Database, search_id: UUID) -> None:
         searches.cancel(session, searches.lock(session, search_id))
 
 
-def succeed(database: Database, search_id: UUID, pattern: str) -> None:
-    figures = PatternFigures(
-        pattern=pattern,
-        rows=pattern.split("/"),
-        units=list(SPEC.units),
-        steps=1,
-        rates=[0.1],
-        rate_factors=[1.0],
-        latency_s=None,
-        prediction_latency_s={},
-        speedup=Ratio(estimate=8.25, low=8.0, high=8.5),
-        speedup_over_plain=None,
-        end_to_end_speedup=None,
-        quality=Quality(metric="accuracy", estimate=0.87, low=0.86, high=0.88),
-        degradation=Degradation(estimate=0.004, low=0.001, high=0.007, upper_bound=0.008),
-    )
-    result = SearchResult(
-        search_id=str(search_id),
-        status=SearchStatus.SUCCEEDED,
-        fastest=figures,
-        baseline=figures,
-        empty=figures,
-        full_by_steps=[figures],
-        speedup_split=SpeedupSplit(steps=1.0, rows=1.0, engine=1.0),
-        max_degradation=EPSILON,
-        confidence=0.95,
-        method="betting",
-        goal="fastest",
-        proved=[],
-        confirmed=Confirmed(split="test", classes=100, episodes=600, position=1, alpha=0.025, class_interval=None),
-        search=SearchEffort(
-            method="ordered",
-            method_reason="asked for",
-            episodes=200,
-            judged=14,
-            space_size=14,
-            dropped=0,
-            survived=[],
-            qualified=[],
-            unqualified=[],
-            unresolved=[],
-            untested=[],
-            predicted=PredictedLatency(calibrated_on=20, median_error=0.01, largest_error=0.05, rank_correlation=0.99),
-            episode_adaptations=1,
-            image_passes=1,
-            reused_evaluations=0,
-        ),
-        front=[],
-        checkpoint={},
-        norm_statistics="support",
-        device={},
-        runtime="eager",
-        seconds={},
-        warnings=[],
-    )
+def succeed(database: Database, search_id: UUID, **changes: Any) -> None:
     with database.session() as session:
-        searches.succeed(session, searches.lock(session, search_id), asdict(result))
+        row = searches.lock(session, search_id)
+        searches.succeed(session, row, made_up_result(search_id=str(search_id), **changes))
 
 
 def study_of(storage: RDBStorage, search_id: UUID, spec: SearchSpec = SPEC) -> optuna.Study:
@@ -178,7 +117,8 @@ def test_a_dropped_candidate_is_shown_at_once_as_pruned(
 
     trial = shown(study_of(storage, search_id))["001@2"]
     assert trial.state == OptunaState.PRUNED
-    assert trial.value is None
+    assert trial.value == 0.01  # as predicted
+    assert trial.user_attrs["latency"] == "predicted"
     assert trial.params == {"row": "001", "steps": 2}
     assert trial.distributions["row"].choices == ("001", "010", "011", "100", "101", "110", "111")
     assert trial.constraints["degradation"] == pytest.approx(0.20)
@@ -307,7 +247,7 @@ def test_the_search_is_marked_once_its_study_is_complete(
     for candidate in ("001", "010", "011"):
         drop(database, search_id, candidate)
     certify(database, search_id, "111", latency_s=0.004, upper_bound=0.008)
-    succeed(database, search_id, "111")
+    succeed(database, search_id, fastest=figures("111", 1, 0.006, 0.8745, bound=0.0068))
 
     assert mirror(database, storage, limit=2) == 2
     with database.session() as session:
@@ -321,7 +261,10 @@ def test_the_search_is_marked_once_its_study_is_complete(
     assert study.user_attrs["search_id"] == str(search_id)
     assert study.user_attrs["max_degradation"] == EPSILON
     assert "Fastest pattern under the threshold: `111`" in optuna_dashboard.get_note(study)
-    assert "| speedup | 8.25 | 8 | 8.5 |" in optuna_dashboard.get_note(study)
+    assert "| speedup | 8 | 7.84 | 8.16 |" in optuna_dashboard.get_note(study)
+    plots = get_plotly_graph_objects(storage.get_study_system_attrs(study._study_id))
+    front = go.Figure(json.loads(plots["front"]))
+    assert {name for trace in front.data for name in trace.hovertext or () if "00111@3" in name}
 
 
 def test_a_search_that_judged_nothing_gets_no_study(database: Database, storage: RDBStorage, search_id: UUID) -> None:
@@ -419,3 +362,19 @@ def test_only_what_the_mirror_showed_is_marked(database: Database, storage: RDBS
     with database.session() as session:
         marked = [row.candidate for row in trials.of_search(session, search_id) if row.mirrored]
         assert marked == ["001"]
+
+
+def test_what_cannot_be_drawn_keeps_nothing_else_from_being_shown(
+    database: Database, storage: RDBStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(study_module, "save_front", broken)
+    drop(database, search_id, "001")
+    succeed(database, search_id)
+    mirror(database, storage)
+    study = study_of(storage, search_id)
+    assert study.user_attrs["answer"] == "00111@2"
+    with database.session() as session:
+        assert searches.get(session, search_id).mirrored_at is not None
