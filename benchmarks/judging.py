@@ -29,6 +29,7 @@ from benchmarks.report import at_least, at_most, show
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern, constant_row_patterns
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint
@@ -40,7 +41,6 @@ from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.model import adaptation_for, batch_tensors
 from workers.adaptation.networks import build_network
 from workers.adaptation.plain import adapt_skipping, plain_network
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer
 
 FILTERS = 64

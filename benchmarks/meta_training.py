@@ -31,6 +31,7 @@ from benchmarks.meta_training_peers import Setting, compare
 from benchmarks.report import at_least, at_most, in_words
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint, resolve_device
@@ -42,7 +43,6 @@ from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.model import batch_tensors
 from workers.adaptation.program import Program, trace
 from workers.adaptation.runtime import use_compile_cache
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer
 from workers.search.statistics import MeanEstimate
 

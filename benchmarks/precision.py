@@ -19,6 +19,7 @@ from benchmarks.report import at_most, show
 from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint
@@ -28,7 +29,6 @@ from workers.adaptation.lanes import Lanes
 from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.runtime import use_compile_cache
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer
 from workers.search.statistics import degradation
 

@@ -30,6 +30,7 @@ from rich.progress import Progress
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern, constant_row_patterns
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint
@@ -43,7 +44,6 @@ from workers.adaptation.networks import build_network
 from workers.adaptation.runtime import use_compile_cache
 from workers.adaptation.timed_subjects import TimedSubjects
 from workers.adaptation.timing import interleave
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer, read_checkpoint
 
 PATH = Path(__file__).parent / "data" / "search_truth.npz"
@@ -53,9 +53,10 @@ NETWORK = NetworkSpec(network="conv4", filters=32)
 FIVE_STEP = Recipe(
     tasks=TASKS,
     model=NETWORK,
-    meta_training=MetaTraining(order="first", inner_steps=5, inner_rate=0.1, meta_batch=4, iterations=4000),
+    meta_training=MetaTraining(order="second", inner_steps=5, inner_rate=0.1, meta_batch=4, iterations=900),
     norm_statistics="support",
 )
+"""As in ``examples/omniglot_5way_1shot.yaml``."""
 ONE_STEP = Recipe(
     tasks=TASKS,
     model=NETWORK,
@@ -126,6 +127,12 @@ class Truth:
         with np.load(path, allow_pickle=False) as stored:
             return cls({name: stored[name] for name in stored.files})
 
+    def of_these_models(self) -> Truth:
+        """Without what belongs to a model that is trained otherwise today."""
+        recipes = json.loads(json.dumps({model: recipe.config for model, recipe in MODELS.items()}))
+        stale = tuple(f"{model}/" for model in recipes if self.made["recipes"].get(model) != recipes[model])
+        return Truth({name: value for name, value in self.arrays.items() if not name.startswith(stale)})
+
     @cached_property
     def made(self) -> dict[str, Any]:
         """Date, machine and recipes."""
@@ -188,7 +195,7 @@ class Making:
         self.progress = progress
         self.lanes = Lanes(os.cpu_count() or 1)
         self.episodes = open_task_family(TASKS, settings.data_dir)
-        self.truth = Truth.load() if PATH.exists() else Truth({})
+        self.truth = Truth.load().of_these_models() if PATH.exists() else Truth({})
 
     def checkpoint(self, model: str) -> Parameters:
         """The model's parameters, trained if they are not stored."""

@@ -141,5 +141,6 @@ def made_up_result(**changes: Any) -> dict[str, Any]:
             "meta_training": 301.2,
         },
         "warnings": [],
+        "retrained": None,
         **changes,
     }

@@ -6,9 +6,9 @@ from sqlalchemy.orm import Session
 
 from search_service import queue
 from search_service.domain.errors import InvalidSpec, NotFound
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import SearchSpec, check_space
 from search_service.storage import checkpoints, codec, searches, workers
-from search_service.storage.codec import CheckpointConfig
 from search_service.storage.tables import SearchRow
 
 
@@ -58,12 +58,12 @@ def _trained_steps(session: Session, spec: SearchSpec) -> int:
         stored = checkpoints.get(session, spec.checkpoint)
     except NotFound as error:
         raise InvalidSpec("checkpoint", str(error)) from error
-    config = codec.checkpoint_config_from_json(stored.config)
+    config = codec.recipe_from_json(stored.config)
     _check_checkpoint_fits(spec, config)
     return config.meta_training.inner_steps
 
 
-def _check_checkpoint_fits(spec: SearchSpec, config: CheckpointConfig) -> None:
+def _check_checkpoint_fits(spec: SearchSpec, config: Recipe) -> None:
     for name in ("network", "filters", "pooling", "hidden"):
         made, asked = getattr(config.model, name), getattr(spec.model, name)
         if made != asked:

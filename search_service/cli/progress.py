@@ -19,6 +19,9 @@ BEST_INTERVAL = 2.0  # seconds between two looks at the candidates
 
 LABELS = {phase: phase.value.replace("_", "-") for phase in Phase}
 
+SELDOM = (Phase.RETRAINING, Phase.RETRAINED_CERTIFICATE)
+"""Phases that most searches do not have."""
+
 
 class Show(Protocol):
     """Shows how a search goes; entered while there is something to show."""
@@ -120,8 +123,9 @@ class _Bars:
         self._progress.console.print(text, style="dim", highlight=False, markup=False)
 
     def __call__(self, view: SearchView) -> None:
-        if not self._tasks:
-            self._tasks = {phase: self._add(phase) for phase in Phase}
+        for phase in Phase:
+            if phase not in self._tasks and (phase not in SELDOM or phase in (view["phase"], *view["phase_seconds"])):
+                self._tasks[phase] = self._add(phase)
         now = None if view["phase"] is None else Phase(view["phase"])
         over = SearchStatus(view["status"]).is_final
         for phase, task in self._tasks.items():

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_service.client import SearchView
-from search_service.domain.result import PatternFigures, Quality, Ratio, SearchResult
+from search_service.domain.result import PatternFigures, Quality, Ratio, Retrained, SearchResult
 from search_service.domain.search import Phase
 from search_service.domain.thresholds import answerable
 
@@ -182,6 +182,8 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield "method of search", f"{effort.method}: {effort.method_reason}"
     if effort.answered_from is not None:
         yield "answered from", f"search {effort.answered_from}: nothing was evaluated or timed again"
+    if result.retrained is not None:
+        yield "retrained", _retrained(result.retrained, result)
     low, high = answerable(result)
     if low < high:
         yield "other thresholds", f"{low:.4g} to {high:.4g} are answered with no new evaluation (lambda-search answer)"
@@ -191,6 +193,17 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield "device", f"{_device(result.device)}, runtime {result.runtime}"
     names = [name for name in (*Phase, "total") if name in result.seconds]
     yield "seconds", ", ".join(f"{name} {result.seconds[name]:.1f}" for name in names)
+
+
+def _retrained(retrained: Retrained, result: SearchResult) -> str:
+    quality, bound = retrained.quality, retrained.degradation.upper_bound
+    gain = quality.estimate - result.fastest.quality.estimate
+    return (
+        f"{retrained.iterations} iterations under {retrained.candidate}: {_metric(result)} {quality.estimate:.4f} "
+        f"[{quality.low:.4f}, {quality.high:.4f}], {gain:+.4f} against before; {retrained.state}, loses at most "
+        f"{NOTHING if bound is None else f'{bound:.4f}'} (upper bound of degradation, {retrained.episodes} episodes); "
+        f"checkpoint {retrained.checkpoint['id'][:12]}"
+    )
 
 
 def _few(candidates: list[str]) -> str:

@@ -228,6 +228,29 @@ class SpeedupSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrained:
+    """The answer once more, with parameters that were trained a little further under it; its latency is the answer's.
+
+    Degradations are against the baseline of the checkpoint that was searched.
+    """
+
+    candidate: str
+    checkpoint: dict[str, Any]
+    """Identity, place, quality on validation classes, and what it was made from."""
+    iterations: int
+    """Of the retraining."""
+    quality: Quality
+    degradation: Degradation
+    episodes: int
+    """Confirmation episodes that it was tested on."""
+    position: int
+    """How manieth of all that was tested; its bound holds together with those of the candidates."""
+    state: str
+    """`qualified`, `unqualified` or `unresolved`."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """The fastest pattern whose quality loss stays under the threshold, and everything needed to believe it."""
 
@@ -256,6 +279,8 @@ class SearchResult:
     seconds: dict[str, float]
     """Wall-clock seconds of each phase, and ``total`` from submission to result."""
     warnings: list[str]
+    retrained: Retrained | None = None
+    """Where the spec asked for retraining, and there was an answer to retrain under."""
 
 
 def _candidate_text(pattern: str, factors: list[float], precision: Precision) -> str:

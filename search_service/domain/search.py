@@ -60,9 +60,10 @@ def check_move(search_id: str, present: SearchStatus, wanted: SearchStatus) -> N
 
 
 class Phase(StrEnum):
-    """What a running search is doing, in this order; the last three repeat until a candidate qualifies or none is left.
+    """What a running search is doing, in this order; the last of its tokens to end ends a phase.
 
-    A phase is over when its last token has ended.
+    Search, timing and certificate repeat until a candidate qualifies or none is left. The last two are there where the
+    answer is to be retrained under.
     """
 
     META_TRAINING = "meta_training"
@@ -71,6 +72,8 @@ class Phase(StrEnum):
     SEARCH = "search"
     TIMING = "timing"
     CERTIFICATE = "certificate"
+    RETRAINING = "retraining"
+    RETRAINED_CERTIFICATE = "retrained_certificate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,6 +386,8 @@ class SearchSpec:
     """How the answer is proved: `betting` and `empirical_bernstein` keep `confidence` for any distribution of losses;
     `asymptotic` needs fewer episodes, and only keeps it where losses are not rare and large."""
     episodes: EpisodeBudget = field(default_factory=EpisodeBudget)
+    retrain: bool = False
+    """Whether to train the model a little further with the answer as its inner loop, and to prove that once more."""
     runtime: Runtime = "eager"
     """How the adaptation runs in use, and so when it is timed: operation by operation, or compiled (on workers that
     have a compiler)."""

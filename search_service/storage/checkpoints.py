@@ -10,8 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from search_service.domain.errors import NotFound
-from search_service.storage import codec
-from search_service.storage.codec import CheckpointConfig
+from search_service.domain.recipe import Recipe
 from search_service.storage.tables import CheckpointRow, TrainingRow
 
 
@@ -28,18 +27,17 @@ def get(session: Session, checkpoint_id: str) -> CheckpointRow:
     return row
 
 
-def find_by_recipe(session: Session, recipe: str) -> CheckpointRow | None:
+def find_by_recipe(session: Session, recipe: Recipe) -> CheckpointRow | None:
     """The checkpoint that a recipe made, if it has been made."""
-    return session.scalars(select(CheckpointRow).where(CheckpointRow.recipe == recipe)).one_or_none()
+    return session.scalars(select(CheckpointRow).where(CheckpointRow.recipe == recipe.key)).one_or_none()
 
 
 def add(
     session: Session,
     *,
     checkpoint_id: str,
-    recipe: str,
+    recipe: Recipe,
     uri: str,
-    config: CheckpointConfig,
     quality: dict[str, Any],
 ) -> CheckpointRow:
     """Store the checkpoint of a recipe, unless the recipe has one already; the stored one.
@@ -47,33 +45,28 @@ def add(
     Args:
         session: where to store it; the recipe's training must be there.
         checkpoint_id: SHA-256 of the file.
-        recipe: identity of what determines the parameters.
+        recipe: what it was made from.
         uri: where the file is, relative to the artifact store.
-        config: what it was made from.
         quality: ``{"metric", "estimate", "low", "high", "episodes", "split"}`` on validation classes.
     """
     session.execute(
         insert(CheckpointRow)
         .values(
             id=checkpoint_id,
-            recipe=recipe,
+            recipe=recipe.key,
             uri=uri,
-            config=codec.checkpoint_config_to_json(config),
+            config=recipe.config,
             quality=quality,
         )
         .on_conflict_do_nothing()
     )
-    return session.scalars(select(CheckpointRow).where(CheckpointRow.recipe == recipe)).one()
+    return session.scalars(select(CheckpointRow).where(CheckpointRow.recipe == recipe.key)).one()
 
 
-def lock_training(session: Session, recipe: str, config: CheckpointConfig) -> TrainingRow:
+def lock_training(session: Session, recipe: Recipe) -> TrainingRow:
     """The training of a recipe, made if missing, locked until the transaction ends."""
-    session.execute(
-        insert(TrainingRow)
-        .values(recipe=recipe, config=codec.checkpoint_config_to_json(config))
-        .on_conflict_do_nothing()
-    )
-    query = select(TrainingRow).where(TrainingRow.recipe == recipe).with_for_update()
+    session.execute(insert(TrainingRow).values(recipe=recipe.key, config=recipe.config).on_conflict_do_nothing())
+    query = select(TrainingRow).where(TrainingRow.recipe == recipe.key).with_for_update()
     return session.scalars(query.execution_options(populate_existing=True)).one()
 
 

@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from search_service.domain.errors import FieldProblem, InvalidSpec, UnreadableSpec
+from search_service.domain.recipe import Recipe
 from search_service.domain.result import SearchResult
-from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
+from search_service.domain.search import SearchSpec
 
 SPEC: TypeAdapter[SearchSpec] = TypeAdapter(SearchSpec)
 RESULT: TypeAdapter[SearchResult] = TypeAdapter(SearchResult)
+RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
 
 SHOWN_INPUT = 60  # characters of a refused value that a reason repeats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
-    """What a checkpoint was made from: the parts of the spec that made it."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    model: NetworkSpec
-    tasks: TaskFamily
-    meta_training: MetaTraining
-    norm_statistics: Literal["support", "query"]
-
-
-CHECKPOINT_CONFIG: TypeAdapter[CheckpointConfig] = TypeAdapter(CheckpointConfig)
 
 
 def spec_from_json(document: object) -> SearchSpec:
@@ -67,15 +53,9 @@ def result_to_json(result: SearchResult) -> dict[str, Any]:
     return document
 
 
-def checkpoint_config_from_json(document: object) -> CheckpointConfig:
+def recipe_from_json(document: object) -> Recipe:
     """Read what a checkpoint was made from."""
-    return CHECKPOINT_CONFIG.validate_python(document)
-
-
-def checkpoint_config_to_json(config: CheckpointConfig) -> dict[str, Any]:
-    """The JSON of what a checkpoint was made from."""
-    document: dict[str, Any] = CHECKPOINT_CONFIG.dump_python(config, mode="json")
-    return document
+    return RECIPE.validate_python(document)
 
 
 def explain(errors: Sequence[Mapping[str, Any]], whole: str = "spec") -> list[FieldProblem]:

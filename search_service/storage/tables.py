@@ -104,6 +104,8 @@ class SearchRow(Base):
     """Identity of everything that determines the answer but the threshold; known once there is a checkpoint."""
     answered_from: Mapped[UUID | None]
     """The earlier search with the same question whose trials and timings this one took over."""
+    retrained: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Where the answer was retrained under: the new checkpoint, and its proof as in ``TrialRow.confirmation``."""
     round: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Which confirmation blocks of which candidate the tokens under way judge: see phase ``certificate``."""
     timings: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))

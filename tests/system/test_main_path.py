@@ -143,6 +143,32 @@ def test_a_search_for_the_compiled_runtime_with_lowered_prefixes(stack: Stack) -
     assert any((stack.home / "compiled").rglob("*.so"))
 
 
+def test_the_answer_is_retrained_under_and_proved_again(stack: Stack) -> None:
+    stack.start_worker()
+    spec = small_spec(retrain=True, max_degradation=2.0, degradation_bound=10.0)
+    row = stack.wait_for(stack.submit(spec))
+    result = searches.result(row)
+    retrained = result.retrained
+    assert retrained is not None
+    assert retrained.candidate == result.fastest.candidate != result.baseline.candidate
+    assert retrained.iterations == 6  # a fifth
+    assert retrained.checkpoint["id"] != result.checkpoint["id"]
+    assert retrained.checkpoint["retraining"]["checkpoint"] == result.checkpoint["id"]
+    assert retrained.position == len(result.proved) + 1
+    assert retrained.state == "qualified"
+    assert retrained.degradation.upper_bound is not None
+    assert retrained.degradation.upper_bound <= result.max_degradation
+    assert {"retraining", "retrained_certificate"} <= result.seconds.keys()
+
+    # The same again is known; another search may begin from the retrained checkpoint.
+    again = stack.wait_for(stack.submit(spec))
+    assert searches.result(again).retrained == retrained
+    further = small_spec(meta_training=None, checkpoint=retrained.checkpoint["id"], max_degradation=2.0)
+    del further["meta_training"]
+    result = searches.result(stack.wait_for(stack.submit({**further, "degradation_bound": 10.0})))
+    assert result.baseline.steps == retrained.checkpoint["meta_training"]["inner_steps"]
+
+
 def test_a_sampler_searches_a_large_space_within_its_budget(stack: Stack) -> None:
     stack.start_worker()
     spec = small_spec(

@@ -43,12 +43,14 @@ class OuterGradient:
         pattern: the pattern adapted under, S rows of U units.
         lanes: where tasks are computed side by side; their number does not change the sum.
         execution: how the tasks are computed; beyond rounding it does not change the sum either.
+        factors: of the base rate, one per row; all 1 unless given.
     """
 
     adaptation: Adaptation
     pattern: LambdaPattern
     lanes: Lanes = field(default_factory=Lanes)
     execution: Execution = field(default_factory=Execution)
+    factors: tuple[float, ...] = ()
     _programs: dict[Any, Flat] = field(default_factory=dict, repr=False, init=False)
 
     def one_task(
@@ -76,10 +78,10 @@ class OuterGradient:
 
         def query_loss(parameters: Parameters) -> Tensor:
             if step_weights is None:
-                return loss_of(adapt(self.adaptation, parameters, self.pattern, support_x, support_y))
+                return loss_of(adapt(self.adaptation, parameters, self.pattern, support_x, support_y, self.factors))
             losses = []
-            for row in self.pattern.rows:
-                parameters = inner_step(self.adaptation, parameters, row, support_x, support_y)
+            for row, factor in zip(self.pattern.rows, self.factors or (1.0,) * self.pattern.steps, strict=True):
+                parameters = inner_step(self.adaptation, parameters, row, support_x, support_y, factor)
                 statistics = support_statistics(self.adaptation, parameters, support_x)
                 losses.append(loss_of(AdaptedState(parameters, statistics)))
             return torch.stack(losses) @ step_weights

@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from search_service.domain.candidate import Candidate
 from search_service.domain.errors import LambdaSearchError
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.recipe import Recipe
 from workers.adaptation.episodes import Episodes
 from workers.adaptation.inner_loop import Adaptation, Parameters
 from workers.adaptation.lanes import Lanes
@@ -30,7 +32,6 @@ from workers.adaptation.networks import build_network
 from workers.meta_training.execution import WORTH_CHOOSING_S, Execution, choose, eager_options
 from workers.meta_training.maml import OuterGradient
 from workers.meta_training.outer_loss import step_weights
-from workers.meta_training.recipe import Recipe
 
 GRADIENT_NORM_LIMIT = 10.0
 """The outer gradient is scaled down to this norm: second-order gradients of a young network can be huge."""
@@ -52,9 +53,22 @@ class MetaTrainer:
         episodes: the recipe's task family.
         device: where.
         lanes: where tasks are computed side by side.
+        begin: parameters to begin from, where the recipe is a retraining.
+
+    Raises:
+        ValueError: a retraining without ``begin``.
     """
 
-    def __init__(self, recipe: Recipe, episodes: Episodes, device: torch.device, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        episodes: Episodes,
+        device: torch.device,
+        lanes: Lanes | None = None,
+        begin: Parameters | None = None,
+    ) -> None:
+        if (recipe.retraining is None) != (begin is None):
+            raise ValueError("a retraining, and nothing else, begins from given parameters")
         self.recipe = recipe
         self.episodes = episodes
         self.device = device
@@ -62,19 +76,38 @@ class MetaTrainer:
         self.mean_loss = math.nan
         training = recipe.meta_training
         network = build_network(recipe.model, episodes.input_shape, recipe.tasks.outputs, training.seed).to(device)
+        if begin is not None:
+            network.load_state_dict(begin)
         self.adaptation: Adaptation = adaptation_for(
-            network, recipe.tasks, training.inner_rate, recipe.norm_statistics, create_graph=training.order == "second"
+            network,
+            recipe.tasks,
+            training.inner_rate,
+            recipe.norm_statistics,
+            create_graph=training.order == "second",
+            units=None if recipe.retraining is None else dict(recipe.retraining.units),
         )
-        units = len(self.adaptation.units)
-        full = LambdaPattern.full(units, training.inner_steps)
         self._usual = Execution(episodes_at_once(recipe.model, device))
-        self._outer_gradient = OuterGradient(self.adaptation, full, lanes or Lanes(), self._usual)
+        self._outer_gradient = OuterGradient(
+            self.adaptation,
+            self.candidate.pattern,
+            lanes or Lanes(),
+            self._usual,
+            factors=self.candidate.factors,
+        )
         self._has_chosen = False
         self._call_seconds: list[float] = []
         self.parameters: Parameters = {
             name: parameter.clone() for name, parameter in self.adaptation.parameters().items()
         }
         self._optimizer = torch.optim.Adam(self.parameters.values(), lr=training.outer_rate)
+
+    @property
+    def candidate(self) -> Candidate:
+        """What the inner loop is: full adaptation, or what is retrained under."""
+        units = len(self.adaptation.units)
+        if self.recipe.retraining is not None:
+            return Candidate.parse(self.recipe.retraining.candidate, units)
+        return Candidate(LambdaPattern.full(units, self.recipe.meta_training.inner_steps))
 
     @property
     def is_finished(self) -> bool:

@@ -29,7 +29,16 @@ from search_service.storage.tokens import TokenState
 from workers.runtime.answer import build_result
 from workers.runtime.case import Case, OpenEpisodes
 from workers.runtime.evaluator import Evaluator, EvaluatorDied, WorkFailed, WorkUnwanted
-from workers.runtime.phases import baseline, calibration, certificate, meta_training, search, timing
+from workers.runtime.phases import (
+    baseline,
+    calibration,
+    certificate,
+    meta_training,
+    retrained_certificate,
+    retraining,
+    search,
+    timing,
+)
 from workers.runtime.phases.rules import Batch, MustWait, PhaseRules
 from workers.runtime.work import Outcome, Progress, Work
 
@@ -40,12 +49,14 @@ RULES: dict[Phase, PhaseRules] = {
     Phase.SEARCH: search,
     Phase.TIMING: timing,
     Phase.CERTIFICATE: certificate,
+    Phase.RETRAINING: retraining,
+    Phase.RETRAINED_CERTIFICATE: retrained_certificate,
 }
 MAX_DEATHS = 3
 """Evaluators that may die over one batch before the search fails."""
 MAX_ATTEMPTS = 6
 """Claims of one step, each ended by the death of its worker, after which the search fails."""
-REPORTING = (Phase.META_TRAINING, Phase.CALIBRATION, Phase.TIMING)
+REPORTING = (Phase.META_TRAINING, Phase.CALIBRATION, Phase.TIMING, Phase.RETRAINING)
 """Phases with one token, which reports from inside a step."""
 PROGRESS_INTERVAL = 1.0  # seconds between progress writes
 

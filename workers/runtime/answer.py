@@ -20,14 +20,15 @@ from search_service.domain.result import (
     Proved,
     Quality,
     Ratio,
+    Retrained,
     SearchEffort,
     SearchResult,
     SpeedupSplit,
 )
 from search_service.domain.search import SearchStatus
-from search_service.storage import trials
+from search_service.storage import checkpoints, codec, trials
 from search_service.storage.database import server_time
-from search_service.storage.tables import TrialRow
+from search_service.storage.tables import CheckpointRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases.certificate import confirmed_blocks
@@ -44,8 +45,7 @@ Figures = dict[str, dict[str, Any]]
 def build_result(case: Case) -> SearchResult:
     """Everything that was measured, with the fastest pattern that qualified, or the baseline if none did."""
     judged = [row for row in trials.of_search(case.session, case.row.id) if row.blocks]
-    qualified = [row for row in judged if row.state == TrialState.QUALIFIED]
-    answer = min(qualified, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
+    answer = case.answer
     tested = [row for row in judged if row.confirmation is not None]
     survived = [row for row in judged if row.state == TrialState.SURVIVED or row in tested]
     winner = case.baseline.text if answer is None else answer.candidate
@@ -88,18 +88,43 @@ def build_result(case: Case) -> SearchResult:
             answered_from=None if case.row.answered_from is None else str(case.row.answered_from),
         ),
         front=_front(case, survived),
-        checkpoint={
-            "id": case.checkpoint.id,
-            "uri": case.checkpoint.uri,
-            "quality": case.checkpoint.quality,
-            **case.checkpoint.config,
-        },
+        checkpoint=_checkpoint(case.checkpoint),
         norm_statistics=case.spec.norm_statistics,
         device=figures[case.baseline.text].get("device", {}),
         runtime=case.spec.runtime,
         seconds=_seconds(case),
         warnings=_warnings(case, answer, judged, figures),
+        retrained=_retrained(case),
     )
+
+
+def _retrained(case: Case) -> Retrained | None:
+    proof = case.row.retrained
+    if proof is None:
+        return None
+    checkpoint = checkpoints.get(case.session, proof["checkpoint"])
+    recipe = codec.recipe_from_json(checkpoint.config)
+    blocks = proof["episodes"] // case.spec.episodes.block
+    assert case.answer is not None, "only an answer is retrained under"
+    quality = MeanEstimate.of(case.qualities(Split.TEST, case.answer.candidate, blocks, checkpoint))
+    low, high = quality.interval()
+    return Retrained(
+        candidate=case.answer.candidate,
+        checkpoint=_checkpoint(checkpoint),
+        iterations=recipe.meta_training.iterations,
+        quality=Quality(metric=case.spec.tasks.metric, estimate=quality.mean, low=low, high=high),
+        degradation=Degradation(
+            estimate=proof["degradation"], low=proof["low"], high=proof["high"], upper_bound=proof["upper_bound"]
+        ),
+        episodes=proof["episodes"],
+        position=proof["position"],
+        state=proof["state"],
+        reason=proof["reason"],
+    )
+
+
+def _checkpoint(row: CheckpointRow) -> dict[str, Any]:
+    return {"id": row.id, "uri": row.uri, "quality": row.quality, **row.config}
 
 
 def _proved(tested: list[TrialRow], figures: Figures) -> list[Proved]:
@@ -260,6 +285,8 @@ def _warnings(case: Case, answer: TrialRow | None, judged: list[TrialRow], figur
             f"Too near the threshold to be told from it: {len(unresolved)} of {len(judged)} (see search.unresolved). "
             "More confirmation episodes, or another threshold, may decide."
         )
+    if case.spec.retrain and answer is None:
+        warnings.append("Nothing was retrained: retrain trains under the answer, and the answer is the baseline.")
     if case.spec.certificate not in GUARANTEED:
         warnings.append(
             "certificate 'asymptotic' keeps the confidence only where losses are not rare and large; 'betting' always."

@@ -13,11 +13,13 @@ from sqlalchemy.orm import Session
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope, content_key
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import DEFAULT_TRIALS, NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
 from search_service.domain.space import CandidateSpace
-from search_service.storage import checkpoints, codec, evaluations
+from search_service.storage import checkpoints, codec, evaluations, trials
 from search_service.storage.database import server_time
-from search_service.storage.tables import CheckpointRow, SearchRow
+from search_service.storage.tables import CheckpointRow, SearchRow, TrialRow
+from search_service.storage.trials import TrialState
 from workers.adaptation.episodes import Episodes
 from workers.runtime.work import ModelUnderTest
 from workers.search.confidence import Degradations, Question, clip
@@ -27,7 +29,7 @@ from workers.search.statistics import Qualities
 OpenEpisodes = Callable[[TaskFamily], Episodes]
 """Opens a task family, as a worker has it."""
 
-NO_QUESTION = ("name", "priority", "goal", "max_degradation", "meta_training")
+NO_QUESTION = ("name", "priority", "goal", "max_degradation", "meta_training", "retrain")
 """Fields of a spec that two searches with the same question may differ in; what was trained is the checkpoint."""
 
 
@@ -55,14 +57,14 @@ class Case:
         return checkpoints.get(self.session, self.row.checkpoint)
 
     @cached_property
-    def checkpoint_config(self) -> codec.CheckpointConfig:
+    def recipe(self) -> Recipe:
         """What the checkpoint was made from."""
-        return codec.checkpoint_config_from_json(self.checkpoint.config)
+        return codec.recipe_from_json(self.checkpoint.config)
 
     @property
     def network(self) -> NetworkSpec:
         """The architecture."""
-        return self.checkpoint_config.model
+        return self.recipe.model
 
     @property
     def unit_names(self) -> tuple[str, ...]:
@@ -78,12 +80,12 @@ class Case:
     @property
     def rate(self) -> float:
         """Inner learning rate of baseline and candidates."""
-        return self.spec.base_rate(self.checkpoint_config.meta_training.inner_rate)
+        return self.spec.base_rate(self.recipe.meta_training.inner_rate)
 
     @cached_property
     def space(self) -> CandidateSpace:
         """What is searched."""
-        trained_steps = self.checkpoint_config.meta_training.inner_steps
+        trained_steps = self.recipe.meta_training.inner_steps
         return self.spec.candidates(trained_steps, fast_bfloat16=bool(self.device.get("fast_bfloat16")))
 
     @property
@@ -99,7 +101,7 @@ class Case:
     @property
     def baseline(self) -> LambdaPattern:
         """The full pattern for the baseline's steps."""
-        steps = self.spec.baseline_steps(self.checkpoint_config.meta_training.inner_steps)
+        steps = self.spec.baseline_steps(self.recipe.meta_training.inner_steps)
         return LambdaPattern.full(len(self.unit_names), steps)
 
     @property
@@ -115,10 +117,20 @@ class Case:
         return [Candidate(LambdaPattern.full(units, steps)) for steps in range(1, most + 1)]
 
     @property
+    def answer(self) -> TrialRow | None:
+        """The fastest candidate that qualified, if any has; ties go to the canonical text."""
+        qualified = trials.of_search(self.session, self.row.id, [TrialState.QUALIFIED])
+        return min(qualified, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
+
+    @property
     def subject(self) -> ModelUnderTest:
         """The model, as an evaluator is told of it."""
+        return self.subject_of(self.checkpoint)
+
+    def subject_of(self, checkpoint: CheckpointRow) -> ModelUnderTest:
+        """The model with the parameters of a checkpoint: the search's own, or the retrained one."""
         return ModelUnderTest(
-            checkpoint_uri=self.checkpoint.uri,
+            checkpoint_uri=checkpoint.uri,
             tasks=self.spec.tasks,
             model=self.network,
             rate=self.rate,
@@ -126,11 +138,11 @@ class Case:
             units=tuple(self.spec.units.items()),
         )
 
-    def scope(self, split: Split) -> EvaluationScope:
-        """The key of this search's evaluations on a split."""
+    def scope(self, split: Split, checkpoint: CheckpointRow | None = None) -> EvaluationScope:
+        """The key of evaluations on a split: of the search's checkpoint, or of another that adapts likewise."""
         tasks = self.spec.tasks
         return EvaluationScope(
-            checkpoint=self.checkpoint.id,
+            checkpoint=(checkpoint or self.checkpoint).id,
             family=tasks.family,
             ways=tasks.ways,
             shots=tasks.shots,
@@ -210,20 +222,27 @@ class Case:
         timed = self.timing_scope(self.spec.runtime).key
         return content_key({**asked, "checkpoint": self.checkpoint.id, "timing_scope": timed})
 
-    def qualities(self, split: Split, candidate: str, blocks: int) -> Qualities:
+    def qualities(
+        self, split: Split, candidate: str, blocks: int, checkpoint: CheckpointRow | None = None
+    ) -> Qualities:
         """Stored qualities of a candidate on the first ``blocks`` blocks of a split.
 
         Raises:
             LookupError: not all of them are stored.
         """
-        stored = evaluations.blocks(self.session, self.scope(split).key, candidate, blocks)
+        stored = evaluations.blocks(self.session, self.scope(split, checkpoint).key, candidate, blocks)
         if len(stored) != blocks:
             raise LookupError(f"'{candidate}' has {len(stored)} of {blocks} {split} blocks")
         return np.concatenate([np.asarray(block, dtype=np.float64) for block in stored])
 
-    def degradations(self, split: Split, candidate: str, blocks: int) -> Degradations:
-        """Paired degradations of a candidate on the first ``blocks`` blocks of a split, clipped."""
-        lost = self.qualities(split, self.baseline.text, blocks) - self.qualities(split, candidate, blocks)
+    def degradations(
+        self, split: Split, candidate: str, blocks: int, checkpoint: CheckpointRow | None = None
+    ) -> Degradations:
+        """Paired degradations of a candidate on the first ``blocks`` blocks of a split, clipped.
+
+        The baseline is the one of the search's own checkpoint, whatever the candidate adapts from.
+        """
+        lost = self.qualities(split, self.baseline.text, blocks) - self.qualities(split, candidate, blocks, checkpoint)
         return clip(lost, self.degradation_bound)
 
     def blocks(self, split: Split) -> int:

@@ -17,6 +17,7 @@ from search_service.domain.candidate import Candidate
 from search_service.domain.errors import ArtifactMissing
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import Runtime, TaskFamily
 from workers.adaptation.candidate_program import CandidateProgram, statistics_units
 from workers.adaptation.cost import multiply_adds
@@ -29,7 +30,6 @@ from workers.adaptation.model import adaptation_for, batch_tensors, metric_for
 from workers.adaptation.networks import build_network
 from workers.adaptation.timed_subjects import TimedSubjects
 from workers.adaptation.timing import InterleavedTiming, Samples, Subject, clock_of, interleave, median_ratio
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import MetaTrainer, read_checkpoint
 from workers.runtime.artifacts import Artifacts
 from workers.runtime.host_locks import TimingLock
@@ -116,7 +116,7 @@ class Laboratory:
             return self._judge(work)
 
     def _train(self, work: TrainingWork, report: Report) -> TrainingOutcome:
-        trainer = self._trainer_at(work.config, work.state_uri)
+        trainer = self._trainer_at(work.recipe, work.state_uri)
         begun = _StoredState(trainer.recipe.key, work.state_uri, trainer.iteration)
         if (
             self._superseded is not None
@@ -142,13 +142,13 @@ class Laboratory:
             iteration=trainer.iteration, iterations=iterations, mean_loss=trainer.mean_loss, state_uri=uri
         )
 
-    def _trainer_at(self, config: dict[str, Any], state_uri: str | None) -> MetaTrainer:
+    def _trainer_at(self, recipe: Recipe, state_uri: str | None) -> MetaTrainer:
         """The trainer at a stored state: the one in memory if it stands there, or a new one."""
-        recipe = Recipe.from_config(config)
         trainer = self._trainer
         if trainer is not None and trainer.recipe == recipe and state_uri == _state_uri(trainer):
             return trainer
-        trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device, self.lanes)
+        begin = None if recipe.retraining is None else self._parameters(recipe.retraining.uri)
+        trainer = MetaTrainer(recipe, self._episodes(recipe.tasks), self.device, self.lanes, begin)
         if state_uri is not None:
             with suppress(FileNotFoundError):  # lost: training begins again, and comes to the same parameters
                 trainer.restore(self.artifacts.get(state_uri))
@@ -156,7 +156,7 @@ class Laboratory:
         return trainer
 
     def _make_checkpoint(self, work: CheckpointWork, report: Report) -> CheckpointOutcome | TrainingOutcome:
-        trainer = self._trainer_at(work.config, work.state_uri)
+        trainer = self._trainer_at(work.recipe, work.state_uri)
         if not trainer.is_finished:  # the finished state was lost
             return TrainingOutcome(
                 iteration=0, iterations=trainer.recipe.meta_training.iterations, mean_loss=0.0, state_uri=None
@@ -172,20 +172,20 @@ class Laboratory:
             model=recipe.model,
             rate=recipe.meta_training.inner_rate,
             norm_statistics=recipe.norm_statistics,
-            units=tuple(recipe.model.units.items()),
+            units=tuple((name, tuple(names)) for name, names in trainer.adaptation.units.items()),
         )
-        full = LambdaPattern.full(len(recipe.model.units), recipe.meta_training.inner_steps)
+        inner = trainer.candidate
         qualities: list[float] = []
         for block in range(work.episodes // work.block):
             judging = JudgingWork(
                 subject=subject,
-                candidates=[full.text],
+                candidates=[inner.text],
                 split=Split.VALIDATION,
                 seed=recipe.meta_training.seed,
                 block=block,
                 block_size=work.block,
             )
-            qualities += self._judge(judging).qualities[full.text][-1]
+            qualities += self._judge(judging).qualities[inner.text][-1]
             report(Progress(len(qualities), work.episodes, "episodes", "quality of the checkpoint"))
         estimate = MeanEstimate.of(np.asarray(qualities))
         low, high = estimate.interval()
@@ -277,16 +277,23 @@ class Laboratory:
 
     def _open_model(self, subject: ModelUnderTest) -> tuple[Adaptation, Parameters]:
         episodes = self._episodes(subject.tasks)
-        try:
-            data = self.artifacts.get(subject.checkpoint_uri)
-        except FileNotFoundError as error:
-            raise ArtifactMissing(subject.checkpoint_uri, self.artifacts.url) from error
-        parameters, _ = read_checkpoint(data, self.device)
         network = build_network(subject.model, episodes.input_shape, subject.tasks.outputs, seed=0).to(self.device)
-        network.load_state_dict(parameters)
+        network.load_state_dict(self._parameters(subject.checkpoint_uri))
         units = dict(subject.units)
         adaptation = adaptation_for(network, subject.tasks, subject.rate, subject.norm_statistics, units=units)
         return adaptation, adaptation.parameters()
+
+    def _parameters(self, uri: str) -> Parameters:
+        """The parameters of a checkpoint.
+
+        Raises:
+            ArtifactMissing: its file is not there.
+        """
+        try:
+            data = self.artifacts.get(uri)
+        except FileNotFoundError as error:
+            raise ArtifactMissing(uri, self.artifacts.url) from error
+        return read_checkpoint(data, self.device)[0]
 
     def _open_judge(self, subject: ModelUnderTest) -> Judge:
         adaptation, parameters = self._models(subject)

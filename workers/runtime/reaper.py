@@ -20,13 +20,16 @@ from search_service.storage.database import QUEUE_SCHEMA, Database
 from search_service.storage.tables import TokenRow
 from search_service.storage.tokens import TokenState
 from workers.runtime.case import Case, OpenEpisodes
-from workers.runtime.phases import meta_training
+from workers.runtime.phases import meta_training, retraining
 
 REAP_INTERVAL = 3.0  # seconds
 STALLED_AFTER = 12.0  # seconds without a heartbeat, after which a queue worker counts as dead
 GRACE = 2.0  # seconds in which a job may be finished while its token's successor is not yet to be seen
 
 _REAPER_LOCK = 0x4C54  # first key of the advisory lock
+
+WAITING_PHASES = {Phase.META_TRAINING: meta_training, Phase.RETRAINING: retraining}
+"""Phases whose token may have to wait for another search."""
 
 log = structlog.get_logger(__name__)
 
@@ -113,7 +116,8 @@ def _bring_back(database: Database, suspect: Suspect, open_episodes: OpenEpisode
         if row.status != SearchStatus.RUNNING or token.state == TokenState.ENDED or not suspect.still(token):
             return False
         if token.state == TokenState.HELD:
-            if not meta_training.can_go_on(Case(session, row, {}, open_episodes)):
+            waits = WAITING_PHASES[Phase(token.phase)]
+            if not waits.can_go_on(Case(session, row, {}, open_episodes)):
                 return False
         else:
             log.warning("token had no live job", search=str(row.id), phase=token.phase, token=token.no, step=token.step)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from search_service.domain.evaluation import Split
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import NetworkSpec, Runtime, TaskFamily
 from search_service.domain.space import CandidateSpace
 from workers.adaptation.latency_model import LatencyModel
@@ -33,7 +34,7 @@ class ModelUnderTest:
 class TrainingWork:
     """Meta-train for a while; ends in a stored state."""
 
-    config: dict[str, Any]
+    recipe: Recipe
     state_uri: str | None
     seconds: float
 
@@ -53,7 +54,7 @@ class TrainingOutcome:
 class CheckpointWork:
     """Make a checkpoint of a finished training state and measure its quality on validation classes."""
 
-    config: dict[str, Any]
+    recipe: Recipe
     state_uri: str
     episodes: int
     block: int

@@ -184,7 +184,7 @@ def _trained_steps(session: Session, search: SearchRow) -> int:
     if spec.meta_training is not None:
         return spec.meta_training.inner_steps
     config = checkpoints.get(session, spec.checkpoint or "").config
-    return codec.checkpoint_config_from_json(config).meta_training.inner_steps
+    return codec.recipe_from_json(config).meta_training.inner_steps
 
 
 def study_name(spec: SearchSpec, search_id: UUID) -> str:

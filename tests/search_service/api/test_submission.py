@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import text
 
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
 from search_service.storage import checkpoints, workers
-from search_service.storage.codec import CheckpointConfig
 from search_service.storage.database import Database
 
 JOBS = text("select args, queue_name, priority, status::text from procrastinate.procrastinate_jobs order by id")
@@ -54,12 +54,10 @@ def store_checkpoint(database: Database, **changes: Any) -> str:
         "meta_training": MetaTraining(inner_steps=3),
         "norm_statistics": "support",
     }
-    config = CheckpointConfig(**{**values, **changes})
+    recipe = Recipe(**{**values, **changes})
     with database.session() as session:
-        checkpoints.lock_training(session, "recipe", config)
-        checkpoints.add(
-            session, checkpoint_id="c0ffee", recipe="recipe", uri="c0ffee.safetensors", config=config, quality={}
-        )
+        checkpoints.lock_training(session, recipe)
+        checkpoints.add(session, checkpoint_id="c0ffee", recipe=recipe, uri="c0ffee.safetensors", quality={})
     return "c0ffee"
 
 

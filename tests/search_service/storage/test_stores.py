@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from search_service.domain.errors import EpisodesChanged, IllegalMove, NotFound
 from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope
+from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, Phase, SearchSpec, SearchStatus, TaskFamily
 from search_service.storage import checkpoints, evaluations, latency_models, searches, timings, tokens, trials, workers
-from search_service.storage.codec import CheckpointConfig
 from search_service.storage.database import Database
 from search_service.storage.tokens import TokenState
 from search_service.storage.trials import NewTrial, TrialState
@@ -25,7 +25,7 @@ SPEC = SearchSpec(
     meta_training=MetaTraining(),
     max_degradation=0.01,
 )
-CONFIG = CheckpointConfig(model=SPEC.model, tasks=SPEC.tasks, meta_training=MetaTraining(), norm_statistics="support")
+RECIPE = Recipe(model=SPEC.model, tasks=SPEC.tasks, meta_training=MetaTraining(), norm_statistics="support")
 SCOPE = EvaluationScope(
     checkpoint="c0ffee",
     family="glyphs",
@@ -256,15 +256,15 @@ def test_a_later_timing_replaces_an_earlier_one(session: Session) -> None:
 
 def test_one_search_trains_a_recipe_and_one_checkpoint_comes_of_it(session: Session) -> None:
     mine, other = searches.add(session, SPEC).id, searches.add(session, SPEC).id
-    training = checkpoints.lock_training(session, "recipe", CONFIG)
+    training = checkpoints.lock_training(session, RECIPE)
     assert checkpoints.own_training(training, mine)
     assert not checkpoints.own_training(training, other)
     checkpoints.advance_training(training, iteration=100, uri="state", history={"loss": [1.0]})
     checkpoints.release_training(training)
-    assert checkpoints.own_training(checkpoints.lock_training(session, "recipe", CONFIG), other)
-    assert checkpoints.find_by_recipe(session, "recipe") is None
-    made = checkpoints.add(session, checkpoint_id="aa", recipe="recipe", uri="aa", config=CONFIG, quality={})
-    same = checkpoints.add(session, checkpoint_id="bb", recipe="recipe", uri="bb", config=CONFIG, quality={})
+    assert checkpoints.own_training(checkpoints.lock_training(session, RECIPE), other)
+    assert checkpoints.find_by_recipe(session, RECIPE) is None
+    made = checkpoints.add(session, checkpoint_id="aa", recipe=RECIPE, uri="aa", quality={})
+    same = checkpoints.add(session, checkpoint_id="bb", recipe=RECIPE, uri="bb", quality={})
     assert made is same
     assert checkpoints.get(session, "aa") is made
     for absent in ("bb", "", "\x00", "\ud800"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,21 @@ def test_outer_gradient_is_maml_averaged_over_tasks(
         expected = sum((each[name] for each, _ in hand), torch.zeros_like(parameters[name])) / TASKS
         torch.testing.assert_close(gradient[name], expected, rtol=1e-9, atol=1e-10)
         assert torch.equal(parameters[name], before[name])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_factor_scales_the_rate_of_its_step(weighted: bool) -> None:
+    adaptation, _, tasks = problem("mlp", "support", "second")
+    faster = replace(adaptation, rate=3 * adaptation.rate)
+    late = LambdaPattern.parse("001/110")  # rows whose order matters
+    weights = torch.tensor([0.25, 0.75], dtype=torch.float64) if weighted else None
+
+    def gradient(adaptation: Adaptation, factors: tuple[float, ...]) -> Tensor:
+        outer = OuterGradient(adaptation, late, factors=factors)
+        return outer(adaptation.parameters(), *tasks, weights)[0]["head.weight"]
+
+    torch.testing.assert_close(gradient(adaptation, (3.0, 3.0)), gradient(faster, ()))
+    assert not torch.allclose(gradient(adaptation, (1.0, 3.0)), gradient(adaptation, (3.0, 1.0)))
 
 
 def test_orders_differ_where_there_is_a_step_to_differentiate_through() -> None:

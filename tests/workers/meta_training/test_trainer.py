@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from search_service.domain.evaluation import Split
+from search_service.domain.recipe import Recipe, Retraining
 from search_service.domain.search import MetaTraining, NetworkSpec, TaskFamily
+from search_service.storage.codec import recipe_from_json
 from workers.adaptation.episodes import EpisodeBatch, Episodes, open_task_family
 from workers.adaptation.model import batch_tensors
 from workers.meta_training import trainer as trainer_module
 from workers.meta_training.execution import Execution
-from workers.meta_training.recipe import Recipe
 from workers.meta_training.trainer import DivergedTraining, MetaTrainer, read_checkpoint
 
 CPU = torch.device("cpu")
@@ -85,6 +86,31 @@ def test_slices_in_new_trainers_give_the_unbroken_parameters(recipe: Recipe) -> 
     assert_bit_equal(trainer.parameters, unbroken.parameters)
 
 
+def test_a_retraining_goes_on_from_its_checkpoint_under_its_candidate() -> None:
+    units = tuple((name, tuple(names)) for name, names in SINUSOID.model.units.items())
+    retraining = Retraining(checkpoint="ab", uri="ab", candidate="001*2", units=units)
+    before = varied(SINUSOID, iterations=15)
+    recipe = before.retrained(retraining, rate=0.01)
+    assert recipe.meta_training.iterations == 3
+    begin = copied(trainer_of(varied(SINUSOID, seed=7)).parameters)
+
+    def begun(recipe: Recipe) -> MetaTrainer:
+        return MetaTrainer(recipe, open_task_family(recipe.tasks, None), CPU, begin=copied(begin))
+
+    trainer = begun(recipe)
+    assert trainer.candidate.text == "001*2"
+    assert_bit_equal(trainer.parameters, begin)
+    trainer.run(seconds=600)
+    # All parameters learn, whatever the inner loop moves.
+    assert all(not torch.equal(trainer.parameters[name], begin[name]) for name in begin)
+    other = begun(before.retrained(replace(retraining, candidate="001"), rate=0.01))
+    other.run(seconds=600)
+    assert not torch.equal(trainer.parameters["head.weight"], other.parameters["head.weight"])
+    for wrong, given in ((recipe, None), (SINUSOID, begin)):
+        with pytest.raises(ValueError, match="a retraining, and nothing else"):
+            MetaTrainer(wrong, open_task_family(wrong.tasks, None), CPU, begin=given)
+
+
 def test_a_trainer_may_be_taken_back_to_any_earlier_state() -> None:
     trainer = trainer_of(SINUSOID)
     states = [trainer.state()]
@@ -127,7 +153,7 @@ def test_a_checkpoint_is_its_parameters_and_its_recipe(recipe: Recipe) -> None:
     trainer = trainer_of(recipe)
     parameters, config = read_checkpoint(trainer.checkpoint(), CPU)
     assert_bit_equal(parameters, trainer.parameters)
-    assert Recipe.from_config(config) == recipe
+    assert recipe_from_json(config) == recipe
     trainer.adaptation.network.load_state_dict(parameters)  # of the same network
 
 

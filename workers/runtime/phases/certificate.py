@@ -7,7 +7,7 @@ test may look as often as it likes (``workers.search.confidence``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.errors import BaselineDiverged
@@ -17,12 +17,13 @@ from search_service.storage import evaluations, tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
-from workers.runtime.phases import judged_run, search
+from workers.runtime.phases import judged_run, retraining, search
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.timing import heat
 from workers.runtime.work import Outcome, Work
-from workers.search.decisions import Verdict, first_look, look, look_for_front
-from workers.search.statistics import MeanEstimate
+from workers.search.confidence import Degradations
+from workers.search.decisions import Look, Verdict, first_look, look, look_for_front
+from workers.search.statistics import MeanEstimate, Qualities
 
 STATES = {
     Verdict.UNDER: TrialState.QUALIFIED,
@@ -49,10 +50,10 @@ def plan(case: Case) -> int:
         trial = _next_candidate(case)
         if trial is None:
             return _company_alone(case)
-        position = 1 + sum(row.confirmation is not None for row in _tested(case))
+        position = tested_count(case) + 1
         cap = case.spec.episodes.confirmation
         first = first_look(case.question(position), case.spec.certificate, cap)
-        trial.confirmation = {"position": position, "target": _blocks(case, first)}
+        trial.confirmation = {"position": position, "target": whole_blocks(case, first)}
         case.session.flush()
 
 
@@ -81,19 +82,18 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
 
 
 def following(case: Case) -> Phase | None:
-    """None with an answer, or with nothing left to search; otherwise the search goes on. A front is tested once."""
-    if case.spec.goal == "front":
-        return None
+    """The search goes on, unless there is an answer or nothing left to search. A front is tested once."""
     counts = trials.counts(case.session, case.row.id)
-    if counts[TrialState.QUALIFIED] or not (counts[TrialState.SURVIVED] or search.has_more(case)):
-        return None
+    is_over = case.spec.goal == "front" or counts[TrialState.QUALIFIED]
+    if is_over or not (counts[TrialState.SURVIVED] or search.has_more(case)):
+        return retraining.after_answer(case)
     return Phase.SEARCH
 
 
 def confirmed_blocks(case: Case) -> int:
     """Confirmation blocks that the baseline and its company have been judged on: those of the longest test."""
     targets = [_target(row) for row in _tested(case)]
-    return max(targets, default=_blocks(case, first_look(case.question(1), case.spec.certificate, _cap(case))))
+    return max(targets, default=whole_blocks(case, first_look(case.question(1), case.spec.certificate, _cap(case))))
 
 
 def _company(case: Case) -> list[Candidate]:
@@ -119,7 +119,7 @@ def _round(case: Case, trial: TrialRow | None) -> int:
 
 def _company_alone(case: Case) -> int:
     """The baseline's round where nothing was tested, once nothing is left to test either."""
-    if following(case) is not None:
+    if following(case) == Phase.SEARCH:
         return 0
     return _round(case, None) if _missing(case, None, confirmed_blocks(case)) else 0
 
@@ -139,26 +139,32 @@ def _look(case: Case, trial: TrialRow) -> None:
         raise BaselineDiverged(case.baseline.text, case.rate)
     qualities = case.qualities(Split.TEST, trial.candidate, blocks)
     degradations = case.degradations(Split.TEST, trial.candidate, blocks)
-    question = case.question(position)
     looking = look if case.spec.goal == "fastest" else look_for_front
-    seen = looking(degradations, question, case.spec.certificate, _cap(case))
+    seen = looking(degradations, case.question(position), case.spec.certificate, _cap(case))
+    trial.reason = seen.reason
+    trial.confirmation = figures_of(case, position, qualities, degradations, seen)
+    if seen.verdict in STATES:
+        trial.state = STATES[seen.verdict]
+    case.session.flush()
+
+
+def figures_of(
+    case: Case, position: int, qualities: Qualities, degradations: Degradations, seen: Look
+) -> dict[str, Any]:
+    """What a look at the ``position``-th candidate tested showed, and how many blocks the next one takes."""
     estimate = MeanEstimate.of(degradations)
     low, high = estimate.interval()
-    trial.reason = seen.reason
-    trial.confirmation = {
+    return {
         "position": position,
-        "target": _blocks(case, seen.next_look),
+        "target": whole_blocks(case, seen.next_look),
         "quality": float(qualities.mean()),
         "degradation": estimate.mean,
         "low": low,
         "high": high,
         "upper_bound": seen.upper_bound,
-        "alpha": question.alpha,
+        "alpha": case.question(position).alpha,
         "episodes": estimate.episodes,
     }
-    if seen.verdict in STATES:
-        trial.state = STATES[seen.verdict]
-    case.session.flush()
 
 
 def _in_test(case: Case) -> TrialRow | None:
@@ -173,7 +179,12 @@ def _next_candidate(case: Case) -> TrialRow | None:
     return min(timed, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
 
 
-def _tested(case: Case) -> Iterable[TrialRow]:
+def tested_count(case: Case) -> int:
+    """How many candidates a test has been begun for."""
+    return len(_tested(case))
+
+
+def _tested(case: Case) -> list[TrialRow]:
     """Those that a test has been begun for."""
     rows = trials.of_search(case.session, case.row.id, [*TESTED, TrialState.SURVIVED])
     return [row for row in rows if row.confirmation is not None]
@@ -190,7 +201,7 @@ def _cap(case: Case) -> int:
     return case.spec.episodes.confirmation
 
 
-def _blocks(case: Case, episodes: int) -> int:
+def whole_blocks(case: Case, episodes: int) -> int:
     """Whole blocks that hold so many episodes, as far as the cap goes."""
     block = case.spec.episodes.block
     return min(-(-episodes // block), case.blocks(Split.TEST))

@@ -11,18 +11,29 @@ from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
-from search_service.storage import evaluations, tokens
+from search_service.storage import checkpoints, evaluations, tokens
+from search_service.storage.tables import CheckpointRow
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import JudgingOutcome, JudgingWork, Outcome
 from workers.search.statistics import Qualities
 
 
-def batch_for(case: Case, candidates: Iterable[Candidate], split: Split, block: int) -> Batch:
-    """The batch that judges candidates: a run for each that is not stored yet and no first steps of another."""
+def batch_for(
+    case: Case, candidates: Iterable[Candidate], split: Split, block: int, checkpoint: CheckpointRow | None = None
+) -> Batch:
+    """The batch that judges candidates: a run for each that is not stored yet and no first steps of another.
+
+    Args:
+        case: the search.
+        candidates: what to judge.
+        split: on whose classes.
+        block: on which block.
+        checkpoint: what adapts; the search's own unless said.
+    """
     wanted = list(candidates)
     texts = [candidate.text for candidate in wanted]
-    key = evaluations.ensure_scope(case.session, case.scope(split))
+    key = evaluations.ensure_scope(case.session, case.scope(split, checkpoint))
     stored = evaluations.block(case.session, key, texts, block)
     missing = [candidate for candidate in wanted if candidate.text not in stored]
     included = {text for candidate in missing for text in _first_steps(candidate) if text != candidate.text}
@@ -31,6 +42,7 @@ def batch_for(case: Case, candidates: Iterable[Candidate], split: Split, block: 
         "candidates": texts,
         "split": split.value,
         "block": block,
+        "checkpoint": (checkpoint or case.checkpoint).id,
     }
 
 
@@ -39,7 +51,7 @@ def work_for(case: Case, batch: Batch) -> JudgingWork | None:
     if not batch["runs"]:
         return None
     return JudgingWork(
-        subject=case.subject,
+        subject=case.subject_of(checkpoints.get(case.session, batch["checkpoint"])),
         candidates=batch["runs"],
         split=Split(batch["split"]),
         seed=case.spec.seed,
@@ -58,7 +70,8 @@ def record(case: Case, batch: Batch, outcome: Outcome | None) -> None:
             by_step = outcome.qualities[run.text]
             computed.update((text, by_step[number]) for text, number in _first_steps(run).items())
         computed = {text: computed[text] for text in batch["candidates"] if text in computed}
-        key = case.scope(Split(batch["split"])).key
+        checkpoint = checkpoints.get(case.session, batch["checkpoint"])
+        key = case.scope(Split(batch["split"]), checkpoint).key
         evaluations.check_digest(case.session, key, batch["block"], outcome.digest)
         evaluations.put_block(case.session, key, batch["block"], computed, case.device)
         size = case.spec.episodes.block

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from search_service.domain import recipe as recipe_module
 from search_service.domain.evaluation import ENGINE_VERSION
+from search_service.domain.recipe import Recipe, Retraining
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
-from workers.meta_training import recipe as recipe_module
-from workers.meta_training.recipe import Recipe
+from search_service.storage.codec import recipe_from_json
 
 CONV4 = Recipe(
     tasks=TaskFamily(family="glyphs", ways=5, shots=1, queries=15),
@@ -57,7 +58,13 @@ def test_no_field_is_forgotten_above() -> None:
         named = {field for _, changed, field, _ in CHANGES if changed == part}
         every = {field.name for field in fields(getattr(CONV4, part))}
         assert every - named <= {"network"}  # conv4 and mlp share no field, so replacing it alone is refused
-    assert {field.name for field in fields(Recipe)} == {"tasks", "model", "meta_training", "norm_statistics"}
+    assert {field.name for field in fields(Recipe)} == {
+        "tasks",
+        "model",
+        "meta_training",
+        "norm_statistics",
+        "retraining",
+    }
 
 
 def test_network_statistics_and_engine_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,11 +75,30 @@ def test_network_statistics_and_engine_change_the_key(monkeypatch: pytest.Monkey
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("recipe", [CONV4, MLP])
+RETRAINING = Retraining(
+    checkpoint="ab" * 32, uri="checkpoints/ab", candidate="00010@2", units=tuple(CONV4.model.units.items())
+)
+
+
+@pytest.mark.parametrize("recipe", [CONV4, MLP, CONV4.retrained(RETRAINING, 0.1)], ids=["conv4", "mlp", "retrained"])
 def test_a_recipe_survives_json(recipe: Recipe) -> None:
-    again = Recipe.from_config(json.loads(json.dumps(recipe.config)))
+    again = recipe_from_json(json.loads(json.dumps(recipe.config)))
     assert again == recipe
     assert again.key == recipe.key
+
+
+def test_a_retraining_is_short_and_under_its_candidate() -> None:
+    recipe = CONV4.retrained(RETRAINING, rate=0.2)
+    training = recipe.meta_training
+    assert (training.inner_steps, training.inner_rate, training.iterations) == (2, 0.2, 400)
+    assert training.seed != CONV4.meta_training.seed
+    others = [
+        replace(RETRAINING, candidate="00010*2@2"),
+        replace(RETRAINING, checkpoint="cd" * 32),
+        replace(RETRAINING, units=(("all", ("conv1.convolution.weight",)),)),
+    ]
+    keys = {CONV4.retrained(each, 0.2).key for each in (RETRAINING, *others)}
+    assert len({CONV4.key, *keys}) == 5
 
 
 def test_what_is_not_training_is_not_in_it() -> None:
