@@ -9,12 +9,12 @@ the truth. Beside it: random search, Optuna's TPE as it comes, and brute force b
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from time import perf_counter
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import numpy as np
 import optuna
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.replayed_search import BASELINE, CAP, EPSILON, VALIDATION, Found, ProductSearch
 from benchmarks.report import at_least, at_most, show
+from benchmarks.search_by_sampler import CHEAPER, JUDGED_SHARE, by_sampler
 from benchmarks.search_truth import (
     CHUNK,
     CONSTANT,
@@ -42,7 +44,6 @@ from benchmarks.search_truth import (
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.space import CandidateSpace
 from search_service.settings import Settings
 from workers.adaptation.device import exact_float32, fingerprint
 from workers.adaptation.episodes import Episodes, open_task_family
@@ -51,22 +52,8 @@ from workers.adaptation.lanes import Lanes
 from workers.adaptation.latency_model import fit
 from workers.adaptation.memory import keep_freed_memory
 from workers.adaptation.model import batch_tensors
-from workers.search.decisions import (
-    Verdict,
-    batch_group,
-    first_look,
-    horizon_s,
-    look,
-    prediction_margin,
-    question_of,
-    screen,
-)
-from workers.search.proposals import ROUND, Known, propose, seeds
+from workers.search.decisions import prediction_margin
 
-EPSILON = 0.01
-CONFIDENCE = 0.95
-BLOCK, VALIDATION, CAP = 16, 400, 4000
-"""Defaults of a spec (``search_service.domain.search.EpisodeBudget``)."""
 BRUTE_EPISODES = 2000
 """Validation episodes on which brute force judges every candidate."""
 SLACK = 0.004
@@ -77,12 +64,6 @@ WELL = 0.95
 SHARE = 0.1
 CELLS = 20
 """Random cells of the truth that are computed again."""
-BASELINE = LambdaPattern.full(UNITS, STEPS).text
-SAMPLED_SPACE = CandidateSpace("per_step", UNITS, 2, (1.0, 2.0, 4.0))
-JUDGED_SHARE = 0.05
-CHEAPER = 0.1
-LIVE_SEED = 21
-"""Of the episodes of the sampler's search: others than the truth's."""
 RANDOM_SHARE = 0.3
 """Of the candidates that random search and TPE judge, on ``VALIDATION`` episodes each."""
 CALIBRATING = 16
@@ -153,38 +134,6 @@ class Subject:
         )
 
 
-@dataclass
-class Found:
-    """What a way of searching answered, and what it took."""
-
-    answer: str
-    episode_adaptations: int = 0
-    batches: list[tuple[tuple[str, ...], int]] = field(default_factory=list)
-    """Candidates judged together, and on how many episodes."""
-
-    def judge(self, candidates: Iterable[str], episodes: int) -> None:
-        """Count candidates judged together on further episodes."""
-        together = tuple(candidates)
-        self.batches.append((together, episodes))
-        self.episode_adaptations += len(together) * episodes
-
-
-COMPANY = [LambdaPattern.full(UNITS, steps).text for steps in range(1, STEPS + 1)]
-"""Full adaptation for every step count: judged with the baseline, at every episode."""
-
-
-class Source(Protocol):
-    """Where degradations come from."""
-
-    def judge(self, together: Sequence[str], split: Split, episodes: int) -> None:
-        """See to it that candidates are judged on the first ``episodes`` of a split."""
-        ...
-
-    def degradations(self, candidate: str, split: Split, episodes: int) -> NDArray[np.float64]:
-        """Of a judged candidate."""
-        ...
-
-
 @dataclass(frozen=True)
 class FromTruth:
     """One repeat's episodes, all judged long ago."""
@@ -198,139 +147,6 @@ class FromTruth:
         """As drawn."""
         values = self.drawn.validation if split == Split.VALIDATION else self.drawn.test
         return values[candidate][:episodes]
-
-
-class Live:
-    """Candidates of a model that the truth does not hold, judged when they are asked for."""
-
-    def __init__(self, judge: Judge, episodes: Episodes) -> None:
-        self.judge_of_model = judge
-        self.episodes = episodes
-        self.known: dict[tuple[str, Split], NDArray[np.float64]] = {}
-
-    def judge(self, together: Sequence[str], split: Split, episodes: int) -> None:
-        """Judge what is missing, block by block, the baseline with it."""
-        for text in [BASELINE, *together]:
-            have = len(self.known.get((text, split), ()))
-            for start in range(have, episodes, BLOCK):
-                also = [other for other in together if len(self.known.get((other, split), ())) == start]
-                self._judge_block(dict.fromkeys([text, *also]), split, start)
-
-    def _judge_block(self, together: Iterable[str], split: Split, start: int) -> None:
-        batch = batch_tensors(self.episodes.draw(split, LIVE_SEED, start, BLOCK), self.judge_of_model.device)
-        judged = self.judge_of_model.qualities([Candidate.parse(text) for text in together], *batch)
-        for text, qualities in judged.items():
-            before = self.known.get((text, split), np.empty(0))
-            self.known[text, split] = np.concatenate([before, qualities[:, -1].double().numpy()])
-
-    def degradations(self, candidate: str, split: Split, episodes: int) -> NDArray[np.float64]:
-        """Paired with the baseline."""
-        return self.known[BASELINE, split][:episodes] - self.known[candidate, split][:episodes]
-
-
-Predict = Callable[[Sequence[Candidate]], Sequence[float]]
-ProposeMore = Callable[[list[Known], float], list[str]]
-
-
-@dataclass(kw_only=True)
-class ProductSearch:
-    """The product's search, one worker at a time: fastest first, screened, timed, certified."""
-
-    source: Source
-    predict: Predict
-    measured_s: Callable[[str], float]
-    margin: float
-    propose: ProposeMore | None = None
-    """More candidates, given those known and a latency to beat; none where it has had enough."""
-    predicted: dict[str, float] = field(default_factory=dict)
-    pending: dict[str, int] = field(default_factory=dict)
-    """Validation episodes that each has been judged on."""
-    survivors: list[str] = field(default_factory=list)
-    losses: dict[str, float] = field(default_factory=dict)
-    """Mean degradation so far."""
-    found: Found = field(default_factory=lambda: Found(BASELINE))
-
-    def run(self, candidates: Sequence[str]) -> Found:
-        """Search, from these candidates on."""
-        self._list(candidates)
-        self._count(COMPANY, Split.VALIDATION, VALIDATION)
-        tested, confirmed = 0, 0
-        while True:
-            self._screen()
-            horizon = self._horizon()
-            heat = [text for text in self.survivors if self.predicted[text] <= horizon]
-            for text in sorted(heat, key=lambda text: (self.measured_s(text), text)):
-                self.survivors.remove(text)
-                tested += 1
-                qualifies, confirmed = self._certify(text, tested, confirmed)
-                if qualifies:
-                    self.found.answer = text
-                    return self.found
-            if not self.pending and not self.survivors:
-                return self.found
-
-    def _list(self, candidates: Sequence[str]) -> None:
-        seconds = self.predict([Candidate.parse(text) for text in candidates])
-        self.predicted.update(zip(candidates, seconds, strict=True))
-        self.pending.update(dict.fromkeys(candidates, 0))
-
-    def _horizon(self) -> float:
-        return horizon_s([self.predicted[text] for text in self.survivors], self.margin)
-
-    def _screen(self) -> None:
-        while True:
-            horizon = self._horizon()
-            free = [text for text in self.pending if self.predicted[text] <= horizon]
-            if free:
-                self._judge_fastest(free)
-                continue
-            known = [
-                Known(
-                    candidate=Candidate.parse(text),
-                    predicted_s=seconds,
-                    violation=self.losses[text] - EPSILON if text in self.losses else None,
-                )
-                for text, seconds in self.predicted.items()
-            ]
-            proposed = self.propose(known, horizon) if self.propose is not None else []
-            if not proposed:
-                return
-            self._list(proposed)
-
-    def _judge_fastest(self, free: list[str]) -> None:
-        fastest = min(free, key=lambda text: (self.predicted[text], text))
-        group, seen = batch_group(Candidate.parse(fastest)), self.pending[fastest]
-        batch = [text for text in free if self.pending[text] == seen and batch_group(Candidate.parse(text)) == group]
-        self._count(batch, Split.VALIDATION, BLOCK, seen + BLOCK)
-        question = question_of(EPSILON, 1.0, CONFIDENCE, 1)
-        for text in batch:
-            values = self.source.degradations(text, Split.VALIDATION, seen + BLOCK)
-            self.losses[text] = float(values.mean())
-            verdict = screen(values, question, VALIDATION, CAP).verdict
-            if verdict == Verdict.OPEN:
-                self.pending[text] = seen + BLOCK
-                continue
-            del self.pending[text]
-            if verdict in (Verdict.UNDER, Verdict.PROMISING):
-                self.survivors.append(text)
-
-    def _certify(self, text: str, position: int, confirmed: int) -> tuple[bool, int]:
-        """Whether a candidate qualifies, and on how many episodes the baseline has been confirmed by then."""
-        question = question_of(EPSILON, 1.0, CONFIDENCE, position)
-        episodes, before = first_look(question, "betting", CAP), 0
-        while True:
-            episodes = min(CAP, -(-episodes // BLOCK) * BLOCK)
-            self._count(COMPANY, Split.TEST, max(0, episodes - confirmed), episodes)
-            self._count([text], Split.TEST, episodes - before, episodes)
-            confirmed, before = max(confirmed, episodes), episodes
-            seen = look(self.source.degradations(text, Split.TEST, episodes), question, "betting", CAP)
-            if seen.verdict != Verdict.OPEN:
-                return seen.verdict == Verdict.UNDER, confirmed
-            episodes = seen.next_look
-
-    def _count(self, together: Sequence[str], split: Split, new: int, upto: int | None = None) -> None:
-        self.source.judge(together, split, new if upto is None else upto)
-        self.found.judge(together, new)
 
 
 def in_order(subject: Subject, drawn: Drawn) -> Found:
@@ -474,48 +290,6 @@ def _common(answers: Iterable[str]) -> str:
         counts[answer] = counts.get(answer, 0) + 1
     ranked = sorted(counts, key=lambda answer: -counts[answer])
     return ", ".join(f"{answer} {counts[answer]}" for answer in ranked[:4])
-
-
-def by_sampler(truth: Truth, judge: Judge, episodes: Episodes) -> dict[str, Any]:
-    """The five-step model's space of two steps with rate factors, searched by TPE; beside its constant rows."""
-    subject = Subject.of(truth, "five_step")
-    timed = [Candidate.parse(text) for text in CONSTANT.patterns]
-    model = fit(timed, [subject.latency_s[candidate.text] for candidate in timed], statistics_units=UNITS - 1)
-    margin = prediction_margin(model.error.largest, "eager")
-    budget = int(JUDGED_SHARE * SAMPLED_SPACE.size)
-
-    def predict(candidates: Sequence[Candidate]) -> list[float]:
-        seconds: list[float] = model.predict_many(candidates).tolist()
-        return seconds
-
-    def predicted_s(text: str) -> float:
-        return predict([Candidate.parse(text)])[0]
-
-    def search(more: ProposeMore | None) -> ProductSearch:
-        source = Live(judge, episodes)
-        return ProductSearch(source=source, predict=predict, measured_s=predicted_s, margin=margin, propose=more)
-
-    def propose_more(known: list[Known], faster_than_s: float) -> list[str]:
-        judged = sum(each.violation is not None for each in known)
-        wanted = min(ROUND, budget - judged)
-        if wanted <= 0:
-            return []
-        found = propose(SAMPLED_SPACE, "tpe", known, predict, faster_than_s, wanted, seed=0)
-        return [candidate.text for candidate in found]
-
-    constant = search(None)
-    constant.run(CONSTANT.patterns)
-    sampled = search(propose_more)
-    sampled.run([candidate.text for candidate in seeds(SAMPLED_SPACE, budget // 2)])
-    seconds = {way.found.answer: predicted_s(way.found.answer) for way in (constant, sampled)}
-    return {
-        "model": "five_step",
-        "way": f"TPE, {SAMPLED_SPACE.size} per-step candidates",
-        "threshold": EPSILON,
-        "answers": f"{sampled.found.answer}, constant rows: {constant.found.answer}",
-        "judged": len(sampled.losses) / SAMPLED_SPACE.size,
-        "relative_latency": seconds[sampled.found.answer] / seconds[constant.found.answer],
-    }
 
 
 def recompute(truth: Truth, episodes: Episodes, lanes: Lanes) -> float:

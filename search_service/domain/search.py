@@ -16,6 +16,7 @@ from search_service.domain.certificate import GUARANTEED, CertificateMethod, few
 from search_service.domain.errors import IllegalMove, InvalidSpec
 from search_service.domain.lambda_pattern import MAX_UNITS
 from search_service.domain.space import MAX_CANDIDATES, MAX_LISTED_CANDIDATES, CandidateSpace, SpaceKind
+from search_service.domain.units import Units, grouped
 
 _STRICT: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 """How the wire format reads these dataclasses: unknown fields are refused by name, docstrings become descriptions."""
@@ -139,8 +140,6 @@ DRAWINGS_PER_CLASS = 20
 """Drawings of each class of `omniglot` and `glyphs`."""
 
 
-Units = dict[str, tuple[str, ...]]
-"""Unit name -> names of its parameters, input to output."""
 KINDS = ("weight", "bias")
 """Parameters of every module of a network."""
 
@@ -463,7 +462,7 @@ class SearchSpec:
         """
         if self.space.units is None:
             return self.model.units
-        return _grouped(self.model.units, self.space.units)
+        return grouped(self.model.units, self.space.units)
 
     def candidates(self, trained_steps: int, fast_bfloat16: bool = True) -> CandidateSpace:
         """The space, given what the checkpoint was trained for and whether the device is fast at bfloat16."""
@@ -522,34 +521,6 @@ def size_in_words(space: CandidateSpace) -> str:
     if space.size > MAX_CANDIDATES:
         return "more than 2^512"
     return f"{space.size:,}" if space.size < 10**12 else f"about 2^{math.log2(space.size):.0f}"
-
-
-def _grouped(own: Units, groups: tuple[tuple[str, ...], ...]) -> Units:
-    """Units as a spec groups or splits a network's own."""
-    parameters = [name for names in own.values() for name in names]
-    unit_of: dict[str, str] = {}
-    units: Units = {}
-    for group in groups:
-        unit = "+".join(group)
-        named: list[str] = []
-        for name in group:
-            meant = [parameter for parameter in parameters if parameter == name or parameter.startswith(f"{name}.")]
-            if not meant:
-                raise InvalidSpec("space.units", f"the network has no '{name}'; it has {', '.join(own)}")
-            named += meant
-        for parameter in named:
-            if parameter in unit_of:
-                raise InvalidSpec("space.units", f"'{parameter}' is in '{unit_of[parameter]}' and again in '{unit}'")
-            unit_of[parameter] = unit
-        if not named:
-            raise InvalidSpec("space.units", "a unit is empty")
-        units[unit] = tuple(sorted(named, key=parameters.index))
-    if left := [name for name in parameters if name not in unit_of]:
-        raise InvalidSpec("space.units", f"in no unit: {', '.join(left)}")
-    firsts = [parameters.index(names[0]) for names in units.values()]
-    if firsts != sorted(firsts):
-        raise InvalidSpec("space.units", f"list units from input to output: {', '.join(own)}")
-    return units
 
 
 def _check_range(name: str, value: int | None, low: int, high: int, what: str = "value") -> None:

@@ -190,6 +190,22 @@ def test_a_sampler_searches_a_large_space_within_its_budget(stack: Stack) -> Non
     assert proposed, "nothing but constant rows was tried"
 
 
+@pytest.mark.parametrize(("limit", "most_blocks"), [({"episodes": 100}, 20), ({"seconds": 0.001}, 0)])
+def test_a_budget_of_a_samplers_search_is_exact(stack: Stack, limit: dict[str, float], most_blocks: int) -> None:
+    stack.start_worker()
+    spec = small_spec(
+        space={"kind": "per_step", "max_steps": 2, "rate_factors": [1, 2]}, method={"sampler": "random", **limit}
+    )
+    result = searches.result(stack.wait_for(stack.submit(spec)))
+    with stack.database.session() as session:
+        blocks = sum(row.blocks for row in session.scalars(select(TrialRow)))
+    # Seconds are over when the first block would start; episodes are spent to the last block that fits.
+    assert blocks <= most_blocks
+    assert result.search.judged == 0 or most_blocks
+    if not most_blocks:
+        assert result.fastest.candidate == result.baseline.candidate
+
+
 def test_a_front_answers_other_thresholds_with_no_new_evaluation(stack: Stack) -> None:
     stack.start_worker()
     spec = small_spec(goal="front", episodes={"block": 5, "validation": 20, "confirmation": 100})
