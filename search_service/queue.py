@@ -1,4 +1,4 @@
-"""The queue: what its one task is called and carries, how it is deferred, and which searches may own jobs.
+"""The queue: what its one task is called and carries, and how it is deferred.
 
 A job carries names only; the token row is the truth. No procrastinate ``lock`` or ``queueing_lock`` is used: with
 either, a stalled job can become impossible to retry.
@@ -17,15 +17,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from search_service.domain.errors import DatabaseUnavailable
-from search_service.domain.search import Phase, SearchStatus
-from search_service.storage import searches, tokens
+from search_service.domain.search import Phase
 from search_service.storage.database import QUEUE_SCHEMA
-from search_service.storage.tables import SearchRow, TokenRow
+from search_service.storage.tables import TokenRow
 
 ADVANCE = "advance"
 """Name of the task that takes a search one step further. The worker registers it; its queue is the device class."""
-
-_ADMISSION_LOCK = 0x4C53  # first key of the advisory lock; the second is the device class
 
 _deferring = App(connector=SyncPsycopgConnector())
 """Never opened: every job is deferred on the caller's own connection."""
@@ -92,51 +89,14 @@ def job_status(session: Session, job_ids: Iterable[int]) -> dict[int, str]:
     return {int(job_id): str(status) for job_id, status in rows}
 
 
-def admit(session: Session, device: str, max_running: int) -> list[UUID]:
-    """Let queued searches of a device class run, by priority and then by age, while fewer than ``max_running`` do.
-
-    Called on submission, when a search ends, and by the reaper. Whoever holds the lock on a search's row may call it:
-    queued searches that another transaction is changing are passed by, so no circle of waiting can close.
-
-    Returns:
-        The searches admitted; each runs its first phase, with one token and one job.
-    """
-    session.execute(
-        text("select pg_advisory_xact_lock(:kind, hashtext(:device))"), {"kind": _ADMISSION_LOCK, "device": device}
-    )
-    free = max_running - searches.running_count(session, device)
-    if free <= 0:
-        return []
-    admitted = searches.lock_next_queued(session, device, free)
-    for search in admitted:
-        searches.start(session, search)
-        for token in tokens.create(session, search.id, Phase.META_TRAINING, 1):
-            defer_token(session, token, device=search.device, priority=search.priority)
-    return [search.id for search in admitted]
-
-
-def cancel(session: Session, search_id: UUID, max_running: int) -> SearchRow:
-    """Cancel a search, end its tokens, call back its jobs, and let the next one run. Cancelling again changes nothing.
-
-    A job that a worker has begun is asked to abort; the worker finds its token ended, so nothing it does is stored.
-
-    Raises:
-        NotFound: there is no such search.
-        IllegalMove: it has succeeded or failed.
-    """
-    search = searches.lock(session, search_id)
-    if search.status == SearchStatus.CANCELLED:
-        return search
-    searches.cancel(session, search)
-    for token in tokens.lock_live_of(session, search_id):
-        if token.job_id is not None:
-            call_back(session, token.job_id)
-        tokens.end(token)
-    session.flush()
-    admit(session, search.device, max_running)
-    return search
-
-
 def call_back(session: Session, job_id: int) -> None:
     """Cancel a job that waits, or ask the worker that has begun it to abort."""
     session.execute(text(f"select {QUEUE_SCHEMA}.procrastinate_cancel_job_v1(:job, true, false)"), {"job": job_id})
+
+
+def reprioritise(session: Session, job_ids: Iterable[int], priority: int) -> None:
+    """Change the priority of jobs that wait."""
+    query = text(
+        f"update {QUEUE_SCHEMA}.procrastinate_jobs set priority = :priority where id = any(:ids) and status = 'todo'"
+    )
+    session.execute(query, {"ids": list(job_ids), "priority": priority})

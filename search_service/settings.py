@@ -9,9 +9,16 @@ from typing import Annotated, Any
 
 import platformdirs
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 ENV_PREFIX = "LAMBDA_SEARCH_"
+SECRETS_DIR = Path("/run/secrets")
+"""Where container runtimes put secrets: a setting in a file named like its variable, in small letters."""
 
 
 def _absolute(path: Path) -> Path:
@@ -46,6 +53,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, use_attribute_docstrings=True)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments go before the environment, that before files of secrets such as ``lambda_search_database_url``."""
+        if not SECRETS_DIR.is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=SECRETS_DIR)
+
     home: Folder = Field(default_factory=_default_home, validate_default=True)
     """Data folder: the embedded Postgres, datasets, artifacts and compiled programs, unless said otherwise."""
     database_url: str | None = Field(default=None, repr=False)
@@ -66,5 +87,13 @@ class Settings(BaseSettings):
     """Address the API listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port the API listens on; 0 takes a free one."""
+    allowed_hosts: list[str] = []
+    """Names under which the API and the dashboard may be asked, beside localhost; `["*"]` allows any."""
+    key: str | None = Field(default=None, repr=False)
+    """The API key that the command line and the client send."""
+    admin_key: str | None = Field(default=None, repr=False)
+    """An admin's API key, chosen outside, that `lambda-search migrate` registers: the first key of a new service."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port on which a worker serves Prometheus metrics; none unless said."""
     max_running_searches: int = Field(default=4, ge=1)
     """Searches admitted at once per device class; the others wait as ``queued``."""

@@ -7,14 +7,22 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
-from search_service.api import health, problems, searches
+from search_service.api import events, health, keys, problems, reference, searches
+from search_service.api.access import caller_of, check_host
 from search_service.api.body_limit import BodyLimit
+from search_service.api.change_feed import ChangeFeed
 from search_service.api.schemas import Problem
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.settings import Settings
 from search_service.storage.database import Database
+
+PROTECTED: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "No API key that is in force"},
+    403: {"model": Problem, "description": "The key does not allow this"},
+    421: {"model": Problem, "description": "The service does not go by that name"},
+}
 
 DESCRIPTION = """\
 A model meta-trained with MAML adapts to a new task from a few examples, again and again. A **Λ-pattern** says which
@@ -38,10 +46,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             "no database is named: set LAMBDA_SEARCH_DATABASE_URL, or let `lambda-search up` start one"
         )
     database = Database(settings.database_url)
+    feed = ChangeFeed(database.conninfo)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await feed.start()
         yield
+        await feed.stop()
         database.close()
 
     app = _Api(
@@ -49,6 +60,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
         responses={
             500: {"model": Problem, "description": "The service failed"},
             503: {"model": Problem, "description": "The database does not answer"},
@@ -56,10 +70,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.change_feed = feed
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
-    app.include_router(searches.router)
+    # Before anything else is looked at: under which name, and who asks.
+    guarded = [Depends(check_host), Depends(caller_of)]
+    for router in (searches.router, events.router, keys.router):
+        app.include_router(router, responses=PROTECTED, dependencies=guarded)
+    app.include_router(reference.router, dependencies=guarded)
     return app
 
 

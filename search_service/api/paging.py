@@ -7,6 +7,8 @@ from datetime import datetime
 from uuid import UUID
 
 from search_service.domain.errors import LambdaSearchError
+from search_service.storage.searches import SearchPosition, SearchSort
+from search_service.storage.tables import SearchRow
 
 _SEPARATOR = " "
 _MAX_POSITION = 2**31 - 1
@@ -20,25 +22,31 @@ class InvalidCursor(LambdaSearchError, ValueError):
         super().__init__("this is no cursor of this list; hand back a next_cursor as it was given, or none to begin")
 
 
-def search_cursor(created_at: datetime, search_id: UUID) -> str:
-    """The cursor after a search in the list of searches."""
-    return _encode(f"{created_at.isoformat()}{_SEPARATOR}{search_id}")
+def search_cursor(row: SearchRow, sort: SearchSort) -> str:
+    """The cursor after a search in the list of searches in an order."""
+    position = [row.created_at.isoformat(), str(row.id)]
+    if sort.column == "priority":
+        position.insert(0, str(row.priority))
+    return _encode(_SEPARATOR.join([sort, *position]))
 
 
-def read_search_cursor(cursor: str) -> tuple[datetime, UUID]:
-    """Read what ``search_cursor`` wrote.
+def read_search_cursor(cursor: str, sort: SearchSort) -> SearchPosition:
+    """Read what ``search_cursor`` wrote for the same order.
 
     Raises:
         InvalidCursor: it did not write this.
     """
     try:
-        created_at, search_id = _decode(cursor).split(_SEPARATOR)
-        position = datetime.fromisoformat(created_at), UUID(search_id)
+        named, *position, created_at, search_id = _decode(cursor).split(_SEPARATOR)
+        if named != sort or len(position) != (sort.column == "priority"):
+            raise InvalidCursor(cursor)
+        first: tuple[int, ...] = tuple(map(int, position))
+        at = datetime.fromisoformat(created_at)
+        if at.tzinfo is None or any(abs(value) > _MAX_POSITION for value in first):
+            raise InvalidCursor(cursor)
+        return (*first, at, UUID(search_id))
     except ValueError as error:
         raise InvalidCursor(cursor) from error
-    if position[0].tzinfo is None:
-        raise InvalidCursor(cursor)
-    return position
 
 
 def trial_cursor(number: int) -> str:

@@ -22,7 +22,12 @@ from search_service.storage import codec
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:lambda-search:problem:"
-RETRY_AFTER = 5  # seconds a caller is asked to wait while the database does not answer
+HEADERS = {
+    401: {"WWW-Authenticate": 'Bearer realm="lambda-search"'},
+    429: {"Retry-After": "30"},
+    503: {"Retry-After": "5"},
+}
+"""What else problems of a status say: which key is asked for, and after how many seconds to try again."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +52,11 @@ PROBLEMS: dict[type[LambdaSearchError], ProblemKind] = {
     errors.InvalidPattern: ProblemKind(422, "invalid-pattern", "This is not a Λ-pattern"),
     errors.DatasetUnavailable: ProblemKind(422, "dataset-unavailable", "The dataset cannot be used"),
     InvalidCursor: INVALID_PARAMETER,
+    errors.Unauthenticated: ProblemKind(401, "unauthenticated", "An API key is needed"),
+    errors.Forbidden: ProblemKind(403, "forbidden", "The key does not allow this"),
+    errors.TooManyQueued: ProblemKind(429, "too-many-queued", "The key has too many searches waiting"),
+    errors.VersionChanged: ProblemKind(412, "version-changed", "The search has changed"),
+    errors.IdempotencyConflict: ProblemKind(422, "idempotency-conflict", "The idempotency key was used before"),
     errors.NotFound: ProblemKind(404, "not-found", "There is nothing of this name"),
     errors.IllegalMove: ProblemKind(409, "illegal-move", "The search is over"),
     errors.ResultNotReady: ProblemKind(409, "result-not-ready", "The search has no result yet"),
@@ -62,6 +72,7 @@ STATUSES = {
     404: ProblemKind(404, "no-such-path", "There is no such path"),
     405: ProblemKind(405, "method-not-allowed", "This path does not take this method"),
     413: ProblemKind(413, "content-too-large", "The body is too large"),
+    421: ProblemKind(421, "unknown-host", "This service does not go by that name"),
     415: ProblemKind(415, "unsupported-media-type", "The body must be JSON"),
 }
 """Problems that the framework itself finds."""
@@ -112,7 +123,7 @@ async def _deliberate(request: Request, error: Exception) -> Response:
     kind = kind_of(error)
     if kind is INTERNAL_ERROR:
         return await _unexpected(request, error)
-    headers = {"Retry-After": str(RETRY_AFTER)} if kind.status == 503 else None
+    headers = HEADERS.get(kind.status)
     return ProblemResponse(kind, str(error), instance=request.url.path, fields=_fields(error), headers=headers)
 
 

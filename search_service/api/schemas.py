@@ -10,9 +10,12 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_service.domain.candidate import Candidate, Precision
+from search_service.domain.keys import Scope
+from search_service.domain.progress import Outlook, outlook
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
 from search_service.storage import codec
-from search_service.storage.tables import SearchRow, TrialRow
+from search_service.storage.searches import SearchSort
+from search_service.storage.tables import ApiKeyRow, SearchRow, TrialRow
 from search_service.storage.trials import TrialState
 
 PREFIX = "/v1"
@@ -99,6 +102,69 @@ class Problem(BaseModel):
     """The fields at fault, where fields are."""
 
 
+class KeyView(BaseModel):
+    """An API key, without the key itself."""
+
+    model_config = _WIRE
+
+    id: UUID
+    name: str
+    scope: Scope
+    shown: Annotated[str, Field(examples=["lsk_Zx81aB"])]
+    """How the key begins, to tell it from others."""
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+    max_queued: int | None
+    max_running: int | None
+
+    @classmethod
+    def of(cls, row: ApiKeyRow) -> KeyView:
+        """The view of a key."""
+        return cls(**{name: getattr(row, name) for name in cls.model_fields})
+
+
+class MadeKey(KeyView):
+    """A key that was just made."""
+
+    key: str
+    """The key itself. It is told this once."""
+
+
+class KeyList(BaseModel):
+    """Every key, oldest first."""
+
+    keys: list[KeyView]
+
+
+class OwnKey(BaseModel):
+    """The key that asks."""
+
+    id: UUID
+    name: str
+    scope: Scope
+
+
+class Change(BaseModel):
+    """What to change about a search."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)]
+    """Higher goes first, among queued searches and in the workers' queue."""
+
+
+class EventQuery(BaseModel):
+    """From where to follow a search."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    after: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    """Number of the last event that was read; the header `Last-Event-ID` goes before it."""
+
+
 class SearchLinks(BaseModel):
     """Where to ask further."""
 
@@ -107,6 +173,7 @@ class SearchLinks(BaseModel):
     self_: Annotated[str, Field(alias="self")]
     trials: str
     result: str
+    events: str
 
 
 class SearchView(BaseModel):
@@ -122,11 +189,24 @@ class SearchView(BaseModel):
     """What it is doing, or was doing when it ended; null before it runs."""
     progress: Annotated[dict[str, Any], Field(examples=[{"done": 3, "total": 8, "unit": "blocks"}])]
     """What the phase has done."""
+    share: float
+    """How much of all phases is done, 0 to 1; a guess, since later phases depend on what earlier ones find."""
+    left_s: float | None
+    """Seconds that it may still take; null while nothing tells."""
+    priority: int
+    """Higher goes first; as its spec says, or as changed since."""
+    stopping: bool
+    """Whether it was asked to answer from what it knows."""
+    submitted_by: UUID
+    """The key that it was submitted with."""
+    version: int
+    """Raised by every change; its ETag."""
     created_at: datetime
+    updated_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     elapsed_s: float
-    """Seconds from submission to the end, or to now."""
+    """Seconds from submission to the end, or to the last change."""
     phase_seconds: dict[str, float]
     """Seconds of each finished phase."""
     spec: SearchSpec
@@ -143,19 +223,27 @@ class SearchView(BaseModel):
     links: SearchLinks
 
     @classmethod
-    def of(cls, row: SearchRow, now: datetime) -> SearchView:
-        """The view of a search, ``now`` being the database's clock."""
+    def of(cls, row: SearchRow) -> SearchView:
+        """The view of a search: a function of its row, and so of its version."""
         spec = codec.stored_spec(row.spec)
+        ahead = _outlook(row)
         return cls(
             id=row.id,
             name=spec.name,
             status=SearchStatus(row.status),
             phase=None if row.phase is None else Phase(row.phase),
             progress=row.progress,
+            share=ahead.share,
+            left_s=ahead.left_s,
+            priority=row.priority,
+            stopping=row.stopping,
+            submitted_by=row.key_id,
+            version=row.version,
+            updated_at=row.updated_at,
             created_at=row.created_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
-            elapsed_s=max(0.0, ((row.finished_at or now) - row.created_at).total_seconds()),
+            elapsed_s=max(0.0, ((row.finished_at or row.updated_at) - row.created_at).total_seconds()),
             phase_seconds=row.phase_seconds,
             fewest_confirmation_episodes=spec.fewest_confirmation_episodes,
             spec=spec,
@@ -165,8 +253,22 @@ class SearchView(BaseModel):
                 self_=search_path(row.id),
                 trials=f"{search_path(row.id)}/trials",
                 result=f"{search_path(row.id)}/result",
+                events=f"{search_path(row.id)}/events",
             ),
         )
+
+
+def _outlook(row: SearchRow) -> Outlook:
+    progress = row.progress
+    total = float(progress.get("total") or 0)
+    began = row.phase_started_at
+    return outlook(
+        phase=None if row.phase is None else Phase(row.phase),
+        phase_share=min(1.0, float(progress.get("done") or 0) / total) if total else 0.0,
+        seconds_in_phase=0.0 if began is None else max(0.0, (row.updated_at - began).total_seconds()),
+        finished_s=row.phase_seconds,
+        is_over=SearchStatus(row.status).is_final,
+    )
 
 
 class SearchPage(BaseModel):
@@ -256,7 +358,7 @@ class ThresholdQuery(BaseModel):
 
 
 class SearchQuery(BaseModel):
-    """Which searches to list."""
+    """Which searches to list, and in which order."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
@@ -264,8 +366,16 @@ class SearchQuery(BaseModel):
     """A `next_cursor` of the page before."""
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     """Searches per page."""
-    status: SearchStatus | None = None
-    """Only searches in this status."""
+    status: list[SearchStatus] = []
+    """Only searches in one of these; give it once for each."""
+    device: Annotated[str | None, Field(max_length=200, pattern=r"^[^\x00]*$")] = None
+    """Only searches for this device class."""
+    submitted_by: UUID | None = None
+    """Only searches that were submitted with this key."""
+    name: Annotated[str | None, Field(max_length=200, pattern=r"^[^\x00]*$")] = None
+    """Only searches whose name contains this."""
+    sort: SearchSort = SearchSort.NEWEST
+    """Which come first."""
 
 
 class TrialQuery(BaseModel):

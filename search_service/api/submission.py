@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from search_service import queue
-from search_service.domain.errors import InvalidSpec, NotFound
+from search_service import lifecycle
+from search_service.api.access import Caller
+from search_service.api.schemas import SearchView
+from search_service.domain.errors import IdempotencyConflict, InvalidSpec, NotFound, TooManyQueued
+from search_service.domain.evaluation import content_key
 from search_service.domain.recipe import Recipe
 from search_service.domain.search import SearchSpec, check_space
 from search_service.storage import checkpoints, codec, searches, workers
+from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow
 
 
-def submit(session: Session, spec: SearchSpec, max_running: int) -> SearchRow:
-    """Store a search and let it run if there is room, in the session's own transaction.
+def submit(
+    database: Database, spec: SearchSpec, caller: Caller, idempotency_key: str | None, max_running: int
+) -> tuple[SearchView, bool]:
+    """Store a search and let it run if there is room; with an idempotency key, once however often it is tried.
+
+    Returns:
+        The search, and whether it was there before.
 
     Raises:
         InvalidSpec: no worker can run it, or its checkpoint does not fit; names the field.
+        IdempotencyConflict: the idempotency key stands for another body.
+        TooManyQueued: the caller's key has as many waiting as it may.
     """
+    body_digest = None if idempotency_key is None else content_key(codec.spec_to_json(spec))
+    try:
+        with database.session() as session:
+            if idempotency_key is not None:
+                before = searches.find_by_idempotency_key(session, caller.key_id, idempotency_key)
+                if before is not None:
+                    return _same(before, body_digest), True
+            _check(session, spec, caller)
+            row = searches.add(session, spec, caller.key_id, idempotency_key, body_digest)
+            lifecycle.admit(session, spec.device, max_running)
+            session.flush()
+            session.refresh(row)
+            return SearchView.of(row), False
+    except IntegrityError:
+        if idempotency_key is None:
+            raise
+    # Another post with the same idempotency key was faster.
+    with database.session() as session:
+        before = searches.find_by_idempotency_key(session, caller.key_id, idempotency_key)
+        assert before is not None, "nothing deletes searches"
+        return _same(before, body_digest), True
+
+
+def _same(before: SearchRow, body_digest: str | None) -> SearchView:
+    """The search of an earlier post, if that posted the same."""
+    if before.body_digest != body_digest:
+        raise IdempotencyConflict(before.idempotency_key or "", str(before.id))
+    return SearchView.of(before)
+
+
+def _check(session: Session, spec: SearchSpec, caller: Caller) -> None:
     _check_device(session, spec)
     trained_steps = _trained_steps(session, spec)
     check_space(spec.candidates(trained_steps), spec.method)
-    row = searches.add(session, spec)
-    queue.admit(session, spec.device, max_running)
-    return row
+    if searches.waiting_count(session, caller.key_id) >= caller.max_queued:
+        raise TooManyQueued(caller.name, caller.max_queued)
 
 
 def _check_device(session: Session, spec: SearchSpec) -> None:

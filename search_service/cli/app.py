@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
-from search_service.cli import datasets, remote, serve
+from search_service.cli import datasets, keys, remote, serve
 from search_service.cli.exits import FAILURE, Interrupted, explain
 from search_service.cli.run import run
 from search_service.domain.errors import LambdaSearchError
@@ -19,7 +19,6 @@ app = typer.Typer(
     name="lambda-search",
     help="Finds the fastest way for a meta-trained model to adapt to a new task within an allowed loss of quality.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(run)
@@ -29,7 +28,13 @@ app.command()(remote.watch)
 app.command()(remote.result)
 app.command()(remote.answer)
 app.command("list")(remote.list_searches)
+app.command()(remote.events)
+app.command()(remote.pause)
+app.command()(remote.resume)
+app.command()(remote.stop)
 app.command()(remote.cancel)
+app.command()(remote.priority)
+app.add_typer(keys.app, name="keys")
 app.add_typer(datasets.app, name="datasets")
 app.command()(serve.api)
 app.command(context_settings=serve.PASS_ON)(serve.worker)

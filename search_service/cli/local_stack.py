@@ -7,6 +7,7 @@ with local_stack(StackPlan(settings=Settings(), workers=1, port=0), print) as st
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -22,8 +23,10 @@ from search_service.cli.postgres_keeper import kept_postgres
 from search_service.cli.processes import Child, module_command, module_environment, quoted_end, stop_all
 from search_service.client import Client
 from search_service.domain.errors import LambdaSearchError
+from search_service.domain.keys import NewKey, Scope
+from search_service.profile import KEY_FILE, read_local_key
 from search_service.settings import ENV_PREFIX, Settings
-from search_service.storage import workers
+from search_service.storage import keys, workers
 from search_service.storage.database import Database
 from search_service.storage.migrate import migrate
 
@@ -75,8 +78,9 @@ class StackPlan:
 class LocalStack:
     """The processes that run, and where they answer."""
 
-    def __init__(self, url: str, database_url: str, dashboard_url: str | None) -> None:
+    def __init__(self, url: str, key: str, database_url: str, dashboard_url: str | None) -> None:
         self.url = url
+        self.key = key
         self.database_url = database_url
         self.dashboard_url = dashboard_url
         self.children: list[Child] = []
@@ -117,6 +121,7 @@ def local_stack(plan: StackPlan, say: Say) -> Iterator[LocalStack]:
         migrate(database_url)
         stack = LocalStack(
             url=_url(plan.host, port),
+            key=local_key(database_url, settings.home / KEY_FILE),
             database_url=database_url,
             dashboard_url=None if plan.dashboard_port is None else _url(plan.host, plan.dashboard_port),
         )
@@ -137,6 +142,20 @@ def local_stack(plan: StackPlan, say: Say) -> Iterator[LocalStack]:
         _wait_for_workers(stack, database, earlier, plan.workers)
         running.callback(say, "stopping")
         yield stack
+
+
+def local_key(database_url: str, file: Path) -> str:
+    """The key of whoever runs this, an admin's: kept in a file that only they can read, made if it is not there."""
+    secret = read_local_key(file)
+    with closing(Database(database_url)) as database, database.session() as session:
+        row, secret = keys.create(session, NewKey(name="local user", scope=Scope.ADMIN), secret)
+        if row.revoked_at is not None:
+            _, secret = keys.create(session, NewKey(name="local user", scope=Scope.ADMIN))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(secret + "\n")
+    return secret
 
 
 def _start(running: ExitStack, starters: list[Callable[[], Child]]) -> list[Child]:
@@ -185,8 +204,11 @@ def _database(plan: StackPlan, say: Say) -> Iterator[str]:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Every setting written out, so that all processes agree wherever each default would come from."""
-    told = {name: value for name, value in settings.model_dump().items() if value is not None}
-    settings_environment = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in told.items()}
+    told = settings.model_dump(mode="json", exclude_none=True, exclude={"key", "admin_key"})
+    settings_environment = {
+        f"{ENV_PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in told.items()
+    }
     return module_environment({**os.environ, **settings_environment, "PYTHONUNBUFFERED": "1"})
 
 

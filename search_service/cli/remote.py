@@ -1,4 +1,4 @@
-"""Commands that talk to a running service: submit, watch, result, list, cancel."""
+"""Commands that talk to a running service about its searches: submit, watch, move, list, read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from search_service.client import ApiProblem, Client, SearchView
 from search_service.domain.errors import FieldProblem, SearchCancelled, SearchFailed
 from search_service.domain.search import SearchStatus
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-
-Url = Annotated[str, typer.Option("--url", envvar="LAMBDA_SEARCH_URL", help="Where the service is.")]
+Url = Annotated[str | None, typer.Option("--url", help="Where the service is; also LAMBDA_SEARCH_URL.")]
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="Which service of the profile file; also LAMBDA_SEARCH_PROFILE.")
+]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
 SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="A search spec in YAML or JSON; - for standard input.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON, for programs.")]
@@ -27,11 +28,12 @@ def submit(
     file: SpecFile,
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the result and show it.")] = False,
     as_json: Json = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
+    profile: Profile = None,
 ) -> None:
     """Submit a search and print its id."""
     spec = read_spec(file)
-    with Client(url) as client:
+    with Client.of_profile(profile, url=url) as client:
         view = submit_spec(client, spec, str(file))
         if watch:
             print(f"submitted {view['id']}", file=sys.stderr)
@@ -42,9 +44,9 @@ def submit(
             print(view["id"])
 
 
-def watch(search_id: SearchId, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
+def watch(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
     """Show how a search goes until it is over, then its result."""
-    with Client(url) as client:
+    with Client.of_profile(profile, url=url) as client:
         _watch(client, search_id, as_json)
 
 
@@ -52,10 +54,11 @@ def result(
     search_id: SearchId,
     as_json: Json = False,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write the JSON here.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
+    profile: Profile = None,
 ) -> None:
     """Show the result of a search."""
-    with Client(url) as client:
+    with Client.of_profile(profile, url=url) as client:
         document = client.result(search_id)
     if output is not None:
         write_document(document, output)
@@ -66,12 +69,13 @@ def answer(
     search_id: SearchId,
     max_degradation: Annotated[float, typer.Option(help="Another threshold, in the metric's unit.")],
     as_json: Json = False,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
+    profile: Profile = None,
 ) -> None:
     """Ask a finished search about another threshold, with no new evaluation."""
     from search_service.cli.show import show_answer, stdout_console
 
-    with Client(url) as client:
+    with Client.of_profile(profile, url=url) as client:
         document = client.answer(search_id, max_degradation)
     if as_json:
         print_json(document)
@@ -82,12 +86,13 @@ def answer(
 def list_searches(
     as_json: Json = False,
     status: Annotated[SearchStatus | None, typer.Option(help="Only searches in this status.")] = None,
-    url: Url = DEFAULT_URL,
+    url: Url = None,
+    profile: Profile = None,
 ) -> None:
     """List searches, newest first."""
     from search_service.cli.show import show_searches, stdout_console
 
-    with Client(url) as client:
+    with Client.of_profile(profile, url=url) as client:
         views = list(client.list(status))
     if as_json:
         print_json(views)
@@ -97,11 +102,58 @@ def list_searches(
         print("no searches")
 
 
-def cancel(search_id: SearchId, url: Url = DEFAULT_URL) -> None:
+def cancel(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
     """Cancel a search that is queued or running."""
-    with Client(url) as client:
-        view = client.cancel(search_id)
-    print(f"{view['id']} {view['status']}")
+    with Client.of_profile(profile, url=url) as client:
+        _say_status(client.cancel(search_id))
+
+
+def pause(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+    """Begin no more work for a search; what runs is finished."""
+    with Client.of_profile(profile, url=url) as client:
+        _say_status(client.pause(search_id))
+
+
+def resume(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+    """Let a paused search go on when its turn comes."""
+    with Client.of_profile(profile, url=url) as client:
+        _say_status(client.resume(search_id))
+
+
+def stop(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+    """Let a search answer from what it knows: nothing more is screened, what has survived is proved."""
+    with Client.of_profile(profile, url=url) as client:
+        view = client.stop(search_id)
+    print(f"{view['id']} {'stopping' if view['stopping'] else view['status']}")
+
+
+def priority(
+    search_id: SearchId,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", help="Higher goes first.", min=-1000, max=1000)],
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Change a search's priority while it is queued, paused or running."""
+    with Client.of_profile(profile, url=url) as client:
+        view = client.set_priority(search_id, value)
+    print(f"{view['id']} priority {view['priority']}")
+
+
+def events(
+    search_id: SearchId,
+    after: Annotated[int, typer.Option(help="Number of the last event that was read.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """Follow what happens to a search, from its first event to its last."""
+    with Client.of_profile(profile, url=url) as client:
+        for event in client.events(search_id, after):
+            if as_json:
+                print(json.dumps({"no": event.no, "kind": event.kind, **event.data}), flush=True)
+            elif event.no is not None:
+                told = ", ".join(f"{name} {value}" for name, value in event.data.items() if name != "at")
+                print(f"{event.data['at'][:19]}  {event.no:>6}  {event.kind:<10} {told}".rstrip(), flush=True)
 
 
 def submit_spec(client: Client, spec: dict[str, Any], source: str) -> SearchView:
@@ -152,6 +204,10 @@ def write_document(document: dict[str, Any], file: Path) -> None:
 def print_json(document: object) -> None:
     """Print JSON on stdout."""
     print(_json(document))
+
+
+def _say_status(view: SearchView) -> None:
+    print(f"{view['id']} {view['status']}")
 
 
 def _watch(client: Client, search_id: str, as_json: bool) -> None:

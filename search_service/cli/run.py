@@ -65,7 +65,7 @@ def run(
 def _search(plan: StackPlan, spec: dict[str, Any], source: str, show: Any) -> dict[str, Any]:
     from search_service.cli.local_stack import local_stack
 
-    with local_stack(plan, _say) as stack, Client(stack.url) as client:
+    with local_stack(plan, _say) as stack, Client(stack.url, stack.key) as client:
         view = submit_spec(client, spec, source)
         _say(f"submitted {view['id']}")
         try:

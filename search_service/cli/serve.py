@@ -12,6 +12,8 @@ import typer
 from search_service.cli.environment import become, is_installed, read_settings, require
 from search_service.cli.exits import Interrupted, interruptible
 from search_service.domain.errors import DatabaseUnavailable
+from search_service.domain.keys import NewKey, Scope
+from search_service.profile import DEFAULT_URL, KEY_FILE
 
 CHECK_INTERVAL = 0.5  # seconds between two looks at the processes
 DASHBOARD_PORT = 8080
@@ -49,11 +51,12 @@ def up(
     )
     try:
         with interruptible(), local_stack(plan, _say) as stack:
-            print(f"API        {stack.url}        documentation {stack.url}/docs")
+            print(f"report     {stack.url}        documentation of the API {stack.url}/docs")
+            print(f"key        {settings.home / KEY_FILE}        lambda-search finds it there; sign in with it")
             if stack.dashboard_url is not None:
                 print(f"dashboard  {stack.dashboard_url}")
             print(f"data       {settings.home}        logs {plan.logs}")
-            print(f"next       LAMBDA_SEARCH_URL={stack.url} lambda-search submit FILE --watch")
+            print(f"next       {next_command(stack.url)} submit FILE --watch")
             print("Ctrl-C stops everything.", flush=True)
             while True:
                 stack.check()
@@ -103,7 +106,25 @@ def migrate() -> None:
     if settings.database_url is None:
         raise DatabaseUnavailable("no database is named: set LAMBDA_SEARCH_DATABASE_URL to the database to migrate")
     bring_up_to_date(settings.database_url)
+    if settings.admin_key is not None:
+        _register(settings.database_url, settings.admin_key)
     print("the database is up to date")
+
+
+def next_command(url: str) -> str:
+    """How to call the command line so that it asks this service."""
+    return "lambda-search" if url == DEFAULT_URL else f"LAMBDA_SEARCH_URL={url} lambda-search"
+
+
+def _register(database_url: str, admin_key: str) -> None:
+    """Let the key that was chosen outside be an admin's."""
+    from contextlib import closing
+
+    from search_service.storage import keys
+    from search_service.storage.database import Database
+
+    with closing(Database(database_url)) as database, database.session() as session:
+        keys.create(session, NewKey(name="first admin", scope=Scope.ADMIN), admin_key)
 
 
 def _say(text: str) -> None:

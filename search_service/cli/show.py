@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search_service.client import SearchView
+from search_service.client import KeyView, SearchView
 from search_service.domain.result import PatternFigures, Quality, Ratio, Retrained, SearchResult
 from search_service.domain.search import Phase
 from search_service.domain.thresholds import answerable
@@ -62,6 +62,25 @@ def show_searches(views: Iterable[SearchView], console: Console) -> None:
         submitted = view["created_at"][:19].replace("T", " ")
         phase = view["phase"] or NOTHING
         table.add_row(view["id"], Text(view["name"]), view["status"], phase, submitted, f"{view['elapsed_s']:.0f}")
+    console.print(table)
+
+
+def show_keys(views: Iterable[KeyView], console: Console) -> None:
+    """Print keys, one row each."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("id", "name", "scope", "begins", "made", "last used", "in force"):
+        table.add_column(name, no_wrap=name == "id", overflow="fold")
+    for view in views:
+        until = f"until {view['expires_at'][:10]}" if view["expires_at"] else "yes"
+        table.add_row(
+            view["id"],
+            Text(view["name"]),
+            view["scope"],
+            view["shown"],
+            view["created_at"][:10],
+            (view["last_used_at"] or NOTHING)[:16].replace("T", " "),
+            "revoked" if view["revoked_at"] else until,
+        )
     console.print(table)
 
 

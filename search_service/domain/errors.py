@@ -67,6 +67,39 @@ class NotFound(LambdaSearchError, LookupError):
         super().__init__(f"no {kind} is called '{name}'")
 
 
+class Unauthenticated(LambdaSearchError):
+    """A request carries no API key that is in force."""
+
+
+class Forbidden(LambdaSearchError):
+    """A key does not allow what it was used for."""
+
+
+class TooManyQueued(LambdaSearchError):
+    """A key has as many searches waiting as it may."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"{limit} searches of key '{name}' wait already, which is its limit: try again when some run")
+
+
+class VersionChanged(LambdaSearchError):
+    """A search is no longer as it was when it was looked at."""
+
+    def __init__(self, search_id: str, version: int) -> None:
+        super().__init__(f"search {search_id} is at version {version} by now: look at it again before changing it")
+
+
+class IdempotencyConflict(LambdaSearchError):
+    """An idempotency key was used for something else before."""
+
+    def __init__(self, idempotency_key: str, search_id: str) -> None:
+        super().__init__(
+            f"idempotency key '{idempotency_key}' stands for another body, that of search {search_id}: "
+            "take a new key for a new search"
+        )
+
+
 class ResultNotReady(LambdaSearchError):
     """A result was asked for before the search has one."""
 

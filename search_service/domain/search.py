@@ -31,6 +31,7 @@ class SearchStatus(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -41,12 +42,15 @@ class SearchStatus(StrEnum):
         return not LEGAL_MOVES[self]
 
 
+_Q, _R, _P = SearchStatus.QUEUED, SearchStatus.RUNNING, SearchStatus.PAUSED
+_S, _F, _C = SearchStatus.SUCCEEDED, SearchStatus.FAILED, SearchStatus.CANCELLED
 LEGAL_MOVES: dict[SearchStatus, frozenset[SearchStatus]] = {
-    SearchStatus.QUEUED: frozenset({SearchStatus.RUNNING, SearchStatus.FAILED, SearchStatus.CANCELLED}),
-    SearchStatus.RUNNING: frozenset({SearchStatus.SUCCEEDED, SearchStatus.FAILED, SearchStatus.CANCELLED}),
-    SearchStatus.SUCCEEDED: frozenset(),
-    SearchStatus.FAILED: frozenset(),
-    SearchStatus.CANCELLED: frozenset(),
+    _Q: frozenset({_R, _P, _F, _C}),
+    _R: frozenset({_P, _S, _F, _C}),
+    _P: frozenset({_Q, _F, _C}),
+    _S: frozenset(),
+    _F: frozenset(),
+    _C: frozenset(),
 }
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    DDL,
     REAL,
     BigInteger,
     Boolean,
@@ -20,11 +21,13 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     MetaData,
     Text,
     UniqueConstraint,
+    event,
     func,
     text,
 )
@@ -63,16 +66,27 @@ class SearchRow(Base):
 
     __tablename__ = "searches"
     __table_args__ = (
-        CheckConstraint("status in ('queued','running','succeeded','failed','cancelled')", name="status"),
+        CheckConstraint("status in ('queued','running','paused','succeeded','failed','cancelled')", name="status"),
         CheckConstraint("(status = 'succeeded') = (result is not null)", name="result"),
         CheckConstraint("(status = 'failed') = (problem is not null)", name="problem"),
         Index("ix_searches_created_at_id", "created_at", "id"),
+        Index("ix_searches_priority", "priority", "created_at", "id"),
+        Index("ix_searches_status", "status", "created_at", "id"),
         Index(
             "ix_searches_admission",
+            "key_id",
+            "device",
             text("priority desc"),
             "created_at",
             "id",
             postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
+            "uq_searches_idempotency",
+            "key_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key is not null"),
         ),
         Index("ix_searches_answered", "question", "finished_at", postgresql_where=text("status = 'succeeded'")),
     )
@@ -86,6 +100,19 @@ class SearchRow(Base):
     """What the phase has done: ``{"done": 3, "total": 8, "unit": "blocks", ...}``."""
     device: Mapped[str]
     priority: Mapped[int]
+    key_id: Mapped[UUID] = mapped_column(
+        ForeignKey("api_keys.id"), server_default=text("'00000000-0000-0000-0000-000000000000'::uuid")
+    )
+    """The key that it was submitted with."""
+    idempotency_key: Mapped[str | None]
+    body_digest: Mapped[str | None]
+    """SHA-256 of the body that was posted with an idempotency key."""
+    stopping: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it was asked to answer from what it knows: nothing more is screened."""
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    """Raised by every change (by a trigger): the ETag."""
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """When it changed last (by a trigger)."""
     checkpoint: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
     result: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     problem: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -115,6 +142,25 @@ class SearchRow(Base):
     """What judging took so far: ``episode_adaptations``, ``image_passes``, ``reused_evaluations``."""
     mirrored_at: Mapped[datetime | None]
     """When the Optuna study was last complete: set after the search is final and every trial has been mirrored."""
+
+
+CHANGES = "lambda_search_changes"
+"""Channel on which a search's id is told whenever its row is stored or changed."""
+TOUCH_SEARCH = f"""
+    create function {SCHEMA}.touch_search() returns trigger language plpgsql as $$
+    begin
+        if tg_op = 'UPDATE' then
+            new.version := old.version + 1;
+            new.updated_at := clock_timestamp();
+        end if;
+        perform pg_notify('{CHANGES}', new.id::text);
+        return new;
+    end $$"""
+TOUCH_SEARCH_TRIGGER = f"""
+    create trigger touch_search before insert or update on {SCHEMA}.searches
+    for each row execute function {SCHEMA}.touch_search()"""
+for _statement in (TOUCH_SEARCH, TOUCH_SEARCH_TRIGGER):
+    event.listen(SearchRow.__table__, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
 
 
 class TokenRow(Base):
@@ -290,6 +336,53 @@ class TrainingRow(Base):
     """The search whose token trains at present; others hold theirs until it ends."""
     history: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     """Loss and quality at each stored state."""
+
+
+class EventRow(Base):
+    """Something that happened to a search: see ``search_service.domain.events``."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_search_id_no", "search_id", "no"),)
+
+    no: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    search_id: Mapped[UUID] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    kind: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+
+class ApiKeyRow(Base):
+    """An API key, without the key itself."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (CheckConstraint("scope in ('read','submit','admin')", name="scope"), UniqueConstraint("digest"))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    scope: Mapped[str]
+    shown: Mapped[str]
+    """How the key begins, to tell it from others."""
+    digest: Mapped[str]
+    """SHA-256 of the key; empty for the key that nobody holds."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    max_queued: Mapped[int | None]
+    max_running: Mapped[int | None]
+    last_admitted_at: Mapped[datetime | None]
+    """When a search of it was let run last: whose turn it is."""
+
+
+class SessionRow(Base):
+    """A browser that signed in with a key."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    """SHA-256 of the cookie."""
+    key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    expires_at: Mapped[datetime]
 
 
 class WorkerRow(Base):

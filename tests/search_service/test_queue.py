@@ -7,7 +7,7 @@ import pytest
 from procrastinate import App, PsycopgConnector
 from sqlalchemy import text
 
-from search_service import queue
+from search_service import lifecycle, queue
 from search_service.domain.errors import IllegalMove
 from search_service.domain.search import MetaTraining, NetworkSpec, Phase, SearchSpec, TaskFamily
 from search_service.queue import TokenJob
@@ -76,12 +76,12 @@ def test_admission_goes_by_priority_then_age_within_each_device(database: Databa
     old, urgent, young = add(database), add(database, priority=9), add(database)
     elsewhere = add(database, device="cuda:x")
     with database.session() as session:
-        assert queue.admit(session, "cpu", 2) == [urgent, old]
-        assert queue.admit(session, "cpu", 2) == []
-        assert queue.admit(session, "cuda:x", 2) == [elsewhere]
+        assert lifecycle.admit(session, "cpu", 2) == [urgent, old]
+        assert lifecycle.admit(session, "cpu", 2) == []
+        assert lifecycle.admit(session, "cuda:x", 2) == [elsewhere]
     with database.session() as session:
         searches.fail(session, searches.lock(session, urgent), title="no", detail="no")
-        assert queue.admit(session, "cpu", 2) == [young]
+        assert lifecycle.admit(session, "cpu", 2) == [young]
         live = tokens.live(session)
     assert {token.search_id for token in live} == {old, urgent, young, elsewhere}
     assert all(
@@ -99,14 +99,14 @@ def test_cancelling_and_submitting_at_once_never_wait_in_a_circle(database: Data
         barrier.wait()
         for search in mine:
             with database.session() as session:
-                queue.cancel(session, search, 3)
+                lifecycle.cancel(session, search, 3)
 
     def submit() -> None:
         barrier.wait()
         for _ in range(10):
             with database.session() as session:
                 searches.add(session, spec())
-                queue.admit(session, "cpu", 3)
+                lifecycle.admit(session, "cpu", 3)
 
     def guarded(target: object, *arguments: object) -> None:
         try:
@@ -126,7 +126,7 @@ def test_cancelling_and_submitting_at_once_never_wait_in_a_circle(database: Data
         thread.join(60)
     assert not failures
     with database.session() as session:
-        queue.admit(session, "cpu", 3)
+        lifecycle.admit(session, "cpu", 3)
         assert searches.running_count(session, "cpu") == 3
         assert len(tokens.live(session)) == 3
 
@@ -134,18 +134,18 @@ def test_cancelling_and_submitting_at_once_never_wait_in_a_circle(database: Data
 def test_a_begun_job_is_asked_to_abort(database: Database) -> None:
     search = add(database)
     with database.session() as session:
-        queue.admit(session, "cpu", 1)
+        lifecycle.admit(session, "cpu", 1)
         (token,) = tokens.live(session)
         session.execute(text("update procrastinate.procrastinate_jobs set status = 'doing'"))
         tokens.claim(session, token, search, None)
     with database.session() as session:
-        assert queue.cancel(session, search, 1).status == "cancelled"
+        assert lifecycle.cancel(session, search, 1).status == "cancelled"
         asked = session.scalar(text("select abort_requested from procrastinate.procrastinate_jobs"))
         assert asked
         assert not tokens.live(session)
     with database.session() as session:
         finished = searches.get(session, search).finished_at
-        assert queue.cancel(session, search, 1).finished_at == finished
+        assert lifecycle.cancel(session, search, 1).finished_at == finished
 
 
 def test_what_is_over_cannot_be_cancelled(database: Database) -> None:
@@ -153,4 +153,4 @@ def test_what_is_over_cannot_be_cancelled(database: Database) -> None:
     with database.session() as session:
         searches.fail(session, searches.lock(session, search), title="no", detail="no")
     with pytest.raises(IllegalMove), database.session() as session:
-        queue.cancel(session, search, 1)
+        lifecycle.cancel(session, search, 1)

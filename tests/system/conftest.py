@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from search_service import queue
+from search_service import lifecycle
 from search_service.domain.search import SearchStatus
 from search_service.storage import codec, searches
 from search_service.storage.database import Database
@@ -110,7 +110,7 @@ class Stack:
         """Store and admit a search, as the API does."""
         with self.database.session() as session:
             row = searches.add(session, codec.spec_from_json(spec))
-            queue.admit(session, row.device, 4)
+            lifecycle.admit(session, row.device, 4)
             return row.id
 
     def search(self, search_id: UUID) -> SearchRow:

@@ -15,8 +15,9 @@ import yaml
 from sqlalchemy import select
 
 from search_service.client import Client
+from search_service.domain.keys import NewKey
 from search_service.domain.thresholds import answer_at, answerable
-from search_service.storage import codec, searches
+from search_service.storage import codec, keys, searches
 from search_service.storage.tables import TrialRow
 from tests.system.conftest import Stack, small_spec, wait_until
 from workers.adaptation.device import compiler, has_fast_bfloat16
@@ -116,7 +117,9 @@ def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) 
         wait_until(lambda: "http://127.0.0.1:" in ready.read_text(), "the API to say its address")
         text = ready.read_text()
         port = text.split("http://127.0.0.1:", 1)[1].split()[0].strip("/")
-        with Client(f"http://127.0.0.1:{port}") as client:
+        with stack.database.session() as session:
+            _, key = keys.create(session, NewKey(name="tests"))
+        with Client(f"http://127.0.0.1:{port}", key) as client:
             view = client.submit(small_spec())
             final = client.wait(view["id"])
             assert final["status"] == "succeeded", (final, stack.logs())

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from sqlalchemy import delete, select, text, update
 
-from search_service import queue
+from search_service import lifecycle, queue
 from search_service.domain.search import SearchStatus
 from search_service.storage import codec, searches
 from search_service.storage.tables import EvaluationRow, SearchRow, TokenRow, TrainingRow
@@ -81,7 +81,7 @@ def test_cancel_frees_the_device_within_three_seconds(stack: Stack) -> None:
     wait_until(lambda: _progress(stack) > 0, f"training; {stack.logs()}")
     evaluators = worker.evaluators()
     with stack.database.session() as session:
-        queue.cancel(session, search_id, 4)
+        lifecycle.cancel(session, search_id, 4)
     wait_until(lambda: not any(_is_running(child) for child in evaluators), "the evaluator to stop", 3.0)
     assert stack.search(search_id).status == SearchStatus.CANCELLED
     # The worker itself lives on and serves the next search.

@@ -18,7 +18,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from search_service import queue
+from search_service import lifecycle, queue
 from search_service.domain.errors import DatabaseUnavailable, LambdaSearchError
 from search_service.domain.search import Phase, SearchStatus
 from search_service.queue import TokenJob
@@ -52,6 +52,8 @@ RULES: dict[Phase, PhaseRules] = {
     Phase.RETRAINING: retraining,
     Phase.RETRAINED_CERTIFICATE: retrained_certificate,
 }
+WORKED_ON = (SearchStatus.RUNNING, SearchStatus.PAUSED)
+"""Statuses in which a step that was begun is finished and stored."""
 MAX_DEATHS = 3
 """Evaluators that may die over one batch before the search fails."""
 MAX_ATTEMPTS = 6
@@ -181,9 +183,12 @@ class Advancer:
             row = searches.lock(session, claim.job.search_id)
             token = tokens.lock(session, claim.job.search_id, claim.job.phase, claim.job.no)
             if _is_mine(row, token, claim):
-                tokens.requeue(token)
                 token.attempts -= 1  # given back in good order
-                queue.defer_token(session, token, device=row.device, priority=row.priority)
+                if row.status == SearchStatus.PAUSED:
+                    tokens.hold(token)
+                else:
+                    tokens.requeue(token)
+                    queue.defer_token(session, token, device=row.device, priority=row.priority)
 
     def _close(self, claim: Claim, outcome: Outcome | None) -> None:
         with self.database.session() as session:
@@ -194,7 +199,10 @@ class Advancer:
                 return
             RULES[claim.job.phase].record(case, token, claim.batch, outcome)
             tokens.advance(token)
-            queue.defer_token(session, token, device=case.row.device, priority=case.row.priority)
+            if case.row.status == SearchStatus.PAUSED:
+                tokens.hold(token)
+            else:
+                queue.defer_token(session, token, device=case.row.device, priority=case.row.priority)
 
     def _end(self, case: Case, token: TokenRow) -> None:
         """End a token; the last live one of a phase starts the next phase, or answers the search."""
@@ -213,7 +221,7 @@ class Advancer:
                 result = codec.result_to_json(build_result(case))
                 searches.succeed(case.session, case.row, result)
                 log.info("succeeded", fastest=result["fastest"]["pattern"])
-                queue.admit(case.session, case.row.device, self.max_running)
+                lifecycle.admit(case.session, case.row.device, self.max_running)
                 return
             searches.enter_phase(case.session, case.row, following)
             log.info("phase", entered=following.value)
@@ -226,7 +234,7 @@ class Advancer:
         with self.database.session() as session:
             row = searches.lock(session, job.search_id)
             token = tokens.lock(session, job.search_id, job.phase, job.no)
-            if row.status != SearchStatus.RUNNING or token.step != job.step:
+            if row.status not in WORKED_ON or token.step != job.step:
                 return
             if token.state == TokenState.RUNNING and token.worker_id != self.worker_id:
                 return
@@ -238,12 +246,12 @@ class Advancer:
                 if live.job_id is not None and live.no != job.no:
                     queue.call_back(session, live.job_id)
                 tokens.end(live)
-            queue.admit(session, row.device, self.max_running)
+            lifecycle.admit(session, row.device, self.max_running)
 
 
 def _is_mine(row: SearchRow, token: TokenRow, claim: Claim) -> bool:
     return (
-        row.status == SearchStatus.RUNNING
+        row.status in WORKED_ON
         and token.state == TokenState.RUNNING
         and token.claim_no == claim.claim_no
         and token.step == claim.job.step

@@ -285,6 +285,9 @@ def _warnings(case: Case, answer: TrialRow | None, judged: list[TrialRow], figur
             f"Too near the threshold to be told from it: {len(unresolved)} of {len(judged)} (see search.unresolved). "
             "More confirmation episodes, or another threshold, may decide."
         )
+    if case.row.stopping:
+        left = trials.counts(case.session, case.row.id)[TrialState.PENDING]
+        warnings.append(f"Stopped on request: {left} candidates were not screened to the end, or at all.")
     if case.spec.retrain and answer is None:
         warnings.append("Nothing was retrained: retrain trains under the answer, and the answer is the baseline.")
     if case.spec.certificate not in GUARANTEED:

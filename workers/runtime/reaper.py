@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from search_service import queue
+from search_service import lifecycle, queue
 from search_service.domain.search import Phase, SearchStatus
 from search_service.storage import searches, tokens
 from search_service.storage.database import QUEUE_SCHEMA, Database
@@ -39,9 +39,8 @@ def reap(database: Database, max_running: int, open_episodes: OpenEpisodes) -> i
     with database.session() as session:
         if not session.scalars(text(f"select pg_try_advisory_xact_lock({_REAPER_LOCK}, 0)")).one():
             return 0
-        devices = {row.device for row in searches.unfinished(session)}
-        for device in devices:
-            queue.admit(session, device, max_running)
+        for device in searches.unfinished_devices(session):
+            lifecycle.admit(session, device, max_running)
         suspects = [Suspect.of(token) for token in _suspects(session)]
     brought_back = 0
     for suspect in suspects:

@@ -9,8 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from search_service.api.app import create_app
+from search_service.domain.keys import NewKey, Scope
 from search_service.settings import Settings
-from search_service.storage import workers
+from search_service.storage import keys, workers
 from search_service.storage.database import Database
 
 
@@ -31,10 +32,28 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def bare_client(settings: Settings) -> Iterator[TestClient]:
+def bare_client(settings: Settings, admin_key: str) -> Iterator[TestClient]:
     """The API over a migrated database that no worker has announced itself to."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with asking(settings, admin_key) as client:
         yield client
+
+
+@pytest.fixture
+def admin_key(database: Database) -> str:
+    """A key that may do everything."""
+    return make_key(database, "admin", Scope.ADMIN)
+
+
+def make_key(database: Database, name: str, scope: Scope, **limits: Any) -> str:
+    """A key, as whoever holds it knows it."""
+    with database.session() as session:
+        return keys.create(session, NewKey(name=name, scope=scope, **limits))[1]
+
+
+def asking(settings: Settings, key: str | None) -> TestClient:
+    """The API, asked with a key."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return TestClient(create_app(settings), base_url="http://localhost", raise_server_exceptions=False, headers=headers)
 
 
 @pytest.fixture

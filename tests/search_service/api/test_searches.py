@@ -56,7 +56,11 @@ def test_searches_of_one_status(client: TestClient, spec: dict[str, Any]) -> Non
         ("colour=red", "colour", "unknown parameter"),
         ("limit=0", "limit", "greater than or equal to 1"),
         ("limit=many", "limit", "must be a whole number"),
-        ("status=lost", "status", "must be 'queued', 'running', 'succeeded', 'failed' or 'cancelled', not 'lost'"),
+        (
+            "status=lost",
+            "status.0",
+            "must be 'queued', 'running', 'paused', 'succeeded', 'failed' or 'cancelled', not 'lost'",
+        ),
         ("cursor=%00", "cursor", "no cursor of this list"),
         ("cursor=MTIz", "cursor", "no cursor of this list"),
         ("cursor=ééé", "cursor", "no cursor of this list"),

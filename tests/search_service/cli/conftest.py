@@ -15,8 +15,9 @@ import uvicorn
 
 from search_service.api.app import create_app
 from search_service.cli import main
+from search_service.domain.keys import NewKey, Scope
 from search_service.settings import Settings
-from search_service.storage import workers
+from search_service.storage import keys, workers
 from search_service.storage.database import Database
 from tests.made_up_result import made_up_result
 
@@ -35,9 +36,10 @@ class Ended:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No settings of whoever runs the tests, and nobody's data folder."""
-    for name in ("DATABASE_URL", "URL", "PORT", "HOST", "DATA_DIR", "ARTIFACTS_URL"):
+    for name in ("DATABASE_URL", "URL", "KEY", "PROFILE", "PORT", "HOST", "DATA_DIR", "ARTIFACTS_URL"):
         monkeypatch.delenv(f"LAMBDA_SEARCH_{name}", raising=False)
     monkeypatch.setenv("LAMBDA_SEARCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LAMBDA_SEARCH_CONFIG", str(tmp_path / "config.toml"))
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def spec() -> dict[str, Any]:
 
 
 @pytest.fixture
-def service(database_url: str, database: Database, tmp_path: Path) -> Iterator[str]:
+def service(database_url: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of the API on a database of its own, to which one CPU worker that lacks Omniglot has announced itself."""
     with database.session() as session:
         workers.announce(
@@ -79,6 +81,8 @@ def service(database_url: str, database: Database, tmp_path: Path) -> Iterator[s
             fingerprint={},
             families={"glyphs": None, "sinusoid": None, "omniglot": "no omniglot.npz in the data folder"},
         )
+        _, key = keys.create(session, NewKey(name="tests", scope=Scope.ADMIN))
+    monkeypatch.setenv("LAMBDA_SEARCH_KEY", key)
     app = create_app(Settings(database_url=database_url, home=tmp_path, max_running_searches=2))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,7 +21,7 @@ from search_service.storage.database import Database
 
 @pytest.fixture
 def client(service: str) -> Iterator[Client]:
-    with Client(service, attempts=2) as client:
+    with Client(service, os.environ["LAMBDA_SEARCH_KEY"], attempts=2) as client:
         yield client
 
 
@@ -111,10 +112,12 @@ class Flaky:
     def __init__(self, failures: int, status: int, body: bytes) -> None:
         flaky = self
         self.requests: list[str] = []
+        self.names: list[str | None] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 flaky.requests.append(self.command)
+                flaky.names.append(self.headers.get("Idempotency-Key"))
                 if len(flaky.requests) <= failures:
                     self.close_connection = True
                     return
@@ -163,11 +166,46 @@ def test_reads_are_not_tried_for_ever() -> None:
         assert server.requests == ["GET"] * 3
 
 
-def test_writes_are_not_tried_again(spec: dict[str, Any]) -> None:
+def test_a_submission_is_tried_again_under_the_same_name(spec: dict[str, Any]) -> None:
     with Flaky(1, 202, b"{}") as server, Client(server.url) as client:
+        client.submit(spec)
+        client.submit(spec)
+    assert server.requests == ["POST", "POST", "POST"]
+    first, again, other = server.names
+    assert first == again != other
+
+
+def test_keys_are_not_made_twice() -> None:
+    with Flaky(1, 201, b'{"key": "x"}') as server, Client(server.url) as client:
         with pytest.raises(ServiceUnreachable):
-            client.submit(spec)
+            client.create_key("mine")
         assert server.requests == ["POST"]
+
+
+def test_events_are_followed_to_the_last(
+    client: Client, database: Database, spec: dict[str, Any], result_document: Callable[..., dict[str, Any]]
+) -> None:
+    search = client.submit(spec)["id"]
+
+    def finish() -> None:
+        with database.session() as session:
+            row = searches.lock(session, UUID(search))
+            searches.succeed(session, row, result_document(search_id=search))
+
+    seen = []
+    for event in client.events(search):
+        seen.append(event)
+        if event.kind == "phase":
+            threading.Thread(target=finish).start()
+    numbered = [event for event in seen if event.no is not None]
+    assert [event.kind for event in numbered] == ["submitted", "started", "phase", "succeeded"]
+    assert numbered[-1].data["answer"] == "00111@2"
+    assert any(event.kind == "progress" for event in seen)
+    # From where one stopped, and after the end.
+    assert [event.no for event in client.events(search, numbered[1].no or 0)] == [numbered[2].no, numbered[3].no]
+    assert list(client.events(search, numbered[-1].no or 0)) == []
+    with pytest.raises(ApiProblem, match="nothing of this name"):
+        list(client.events("8a2fe0f0-9bd6-4d4c-8a70-6f4f4f0f1c2d"))
 
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b'"text"', b"[]", b'{"errors": [3]}'])

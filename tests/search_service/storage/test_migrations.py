@@ -26,6 +26,12 @@ CATALOG = {
     "indexes": """
         select tablename, indexname, indexdef from pg_indexes
         where schemaname = 'lambda_search' and tablename <> 'alembic_version'""",
+    "functions": """
+        select proname, regexp_replace(pg_get_functiondef(oid), '\\s+', ' ', 'g') from pg_proc
+        where pronamespace = 'lambda_search'::regnamespace""",
+    "triggers": """
+        select tgname, pg_get_triggerdef(t.oid) from pg_trigger t join pg_class c on c.oid = tgrelid
+        where relnamespace = 'lambda_search'::regnamespace and not tgisinternal""",
 }
 
 
@@ -54,6 +60,7 @@ def test_upgrade_downgrade_upgrade_leaves_the_queue_and_the_study_alone(empty_da
         command.downgrade(alembic_config(connection), "base")
     with database.session() as session:
         assert _tables(session, SCHEMA) == {"alembic_version"}
+        assert not _catalog(session)["functions"]
         assert current_revision(session) is None
         assert not is_current(session)
         assert _tables(session, "procrastinate") == queue

@@ -18,6 +18,7 @@ from search_service.storage import checkpoints, evaluations, latency_models, sea
 from search_service.storage.database import Database
 from search_service.storage.tokens import TokenState
 from search_service.storage.trials import NewTrial, TrialState
+from tests.made_up_result import made_up_result
 
 SPEC = SearchSpec(
     tasks=TaskFamily(family="glyphs"),
@@ -83,7 +84,7 @@ def test_a_search_goes_its_way(session: Session) -> None:
     for phase in list(Phase)[1:]:
         searches.enter_phase(session, row, phase)
         assert row.progress == {}
-    searches.succeed(session, row, {"search_id": str(row.id)})
+    searches.succeed(session, row, made_up_result(search_id=str(row.id)))
     session.flush()
     assert set(row.phase_seconds) == set(Phase)
     assert all(seconds >= 0 for seconds in row.phase_seconds.values())
@@ -98,9 +99,12 @@ def test_queued_searches_go_by_priority_and_then_by_age(session: Session) -> Non
         row.priority = priority
         rows.append(row)
     session.flush()
-    order = [row.id for row in searches.lock_next_queued(session, "cpu", 10)]
+    order = []
+    while (row := searches.lock_next_queued(session, "cpu")) is not None:
+        searches.start(session, row)
+        order.append(row.id)
     assert order == [rows[1].id, rows[3].id, rows[0].id, rows[2].id]
-    assert not searches.lock_next_queued(session, "cuda:x", 10)
+    assert searches.lock_next_queued(session, "cuda:x") is None
 
 
 def test_a_token_goes_round(session: Session) -> None:

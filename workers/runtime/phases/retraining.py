@@ -18,7 +18,8 @@ from workers.runtime.work import Outcome, Work
 
 def after_answer(case: Case) -> Phase | None:
     """What follows once the search has its answer: retraining, where it was asked for and makes sense."""
-    return Phase.RETRAINING if case.spec.retrain and case.answer is not None else None
+    wanted = case.spec.retrain and not case.row.stopping
+    return Phase.RETRAINING if wanted and case.answer is not None else None
 
 
 def plan(case: Case) -> int:

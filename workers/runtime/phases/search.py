@@ -119,8 +119,10 @@ def _free_groups(case: Case) -> int:
 
 
 def _is_spent(case: Case) -> bool:
-    """Whether a sampler's search may start no further block."""
+    """Whether no further block may start: the search was asked to answer, or a sampler's budget is spent."""
     seconds = case.spec.method.seconds
+    if case.row.stopping:
+        return True
     return _most_blocks(case) == 0 or (seconds is not None and case.seconds_in(Phase.SEARCH) >= seconds)
 
 
