@@ -121,9 +121,16 @@ def test_the_api_process_stays_small_and_a_search_goes_through_it(stack: Stack) 
             _, key = keys.create(session, NewKey(name="tests"))
         with Client(f"http://127.0.0.1:{port}", key) as client:
             view = client.submit(small_spec())
-            final = client.wait(view["id"])
+            told = list(client.events(view["id"]))
+            final = client.get(view["id"])
             assert final["status"] == "succeeded", (final, stack.logs())
             assert client.result(view["id"])["fastest"]["pattern"]
+        kinds = [event.kind for event in told]
+        assert kinds[:3] == ["submitted", "progress", "started"] or kinds[:2] == ["submitted", "started"]
+        assert kinds[-1] == "succeeded"
+        assert {"phase", "trial", "best", "progress"} <= set(kinds)
+        shares = [event.data["share"] for event in told if event.kind == "progress"]
+        assert 0 <= shares[0] < shares[-1] <= 1
         assert psutil.Process(api.pid).memory_info().rss < API_MEMORY_LIMIT
     finally:
         api.terminate()

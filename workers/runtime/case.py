@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope, content_key
+from search_service.domain.events import EventKind
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.recipe import Recipe
 from search_service.domain.search import DEFAULT_TRIALS, NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
 from search_service.domain.space import CandidateSpace
-from search_service.storage import checkpoints, codec, evaluations, trials
+from search_service.storage import checkpoints, codec, evaluations, events, trials
 from search_service.storage.database import server_time
 from search_service.storage.tables import CheckpointRow, SearchRow, TrialRow
 from search_service.storage.trials import TrialState
@@ -121,6 +122,38 @@ class Case:
         """The fastest candidate that qualified, if any has; ties go to the canonical text."""
         qualified = trials.of_search(self.session, self.row.id, [TrialState.QUALIFIED])
         return min(qualified, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
+
+    def tell_trials(self, decided: Iterable[TrialRow]) -> None:
+        """Tell what was decided about candidates, as events."""
+        told = [
+            {
+                "candidate": row.candidate,
+                "state": row.state,
+                "degradation": row.degradation,
+                "latency_s": row.latency_s,
+                "speedup": row.speedup,
+                "reason": row.reason,
+            }
+            for row in decided
+        ]
+        events.add_many(self.session, self.row.id, EventKind.TRIAL, told)
+
+    def tell_best(self) -> None:
+        """Tell which candidate is the best so far: the fastest proved, or else the fastest timed that is still in."""
+        best = self.answer
+        if best is None:
+            timed = [row for row in trials.of_search(self.session, self.row.id, [TrialState.SURVIVED]) if row.speedup]
+            best = min(timed, key=lambda row: (-(row.speedup or 0.0), row.candidate), default=None)
+        if best is not None:
+            events.add(
+                self.session,
+                self.row.id,
+                EventKind.BEST,
+                candidate=best.candidate,
+                speedup=best.speedup,
+                degradation=best.degradation,
+                proved=best.state == TrialState.QUALIFIED,
+            )
 
     @property
     def subject(self) -> ModelUnderTest:

@@ -143,9 +143,13 @@ def _look(case: Case, trial: TrialRow) -> None:
     seen = looking(degradations, case.question(position), case.spec.certificate, _cap(case))
     trial.reason = seen.reason
     trial.confirmation = figures_of(case, position, qualities, degradations, seen)
-    if seen.verdict in STATES:
-        trial.state = STATES[seen.verdict]
+    if seen.verdict not in STATES:
+        case.session.flush()
+        return
+    trial.state = STATES[seen.verdict]
     case.session.flush()
+    case.tell_trials([trial])
+    case.tell_best()
 
 
 def figures_of(

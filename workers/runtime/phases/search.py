@@ -91,10 +91,12 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
         _show(case)
         return
     judged_run.record(case, batch, outcome)
-    for trial in trials.taken(case.session, case.row.id, token.no):
+    judged = trials.taken(case.session, case.row.id, token.no)
+    for trial in judged:
         _judge(case, trial, batch["block"] + 1)
         trial.token_no = None
     case.session.flush()
+    case.tell_trials(trial for trial in judged if trial.state != TrialState.PENDING)
     _show(case)
 
 

@@ -74,10 +74,13 @@ def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -
     else:
         figures = timings.get(case.session, scope.key, batch["candidates"])
     case.row.timings = {**case.row.timings, **figures}
-    for trial in _survivors(case):
-        if figure := figures.get(trial.candidate):
-            trial.latency_s = figure["latency_s"]["median"]
-            trial.speedup = figure["speedup"]["estimate"]
+    timed = [trial for trial in _survivors(case) if trial.candidate in figures]
+    for trial in timed:
+        trial.latency_s = figures[trial.candidate]["latency_s"]["median"]
+        trial.speedup = figures[trial.candidate]["speedup"]["estimate"]
+    case.session.flush()
+    case.tell_trials(timed)
+    case.tell_best()
 
 
 def following(case: Case) -> Phase:
