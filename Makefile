@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench format clean
+.PHONY: help install demo test check docs bench format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,10 @@ check: $(INSTALLED) ## lint, formatting, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(INSTALLED) ## build the documentation site in build/docs; a warning or a broken link is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(INSTALLED) ## measure adaptation, judging, meta-training, latency model and error rates (more than an hour)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)
@@ -62,6 +66,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	echo "creating environment $(VENV) with $$($$found --version) (about a minute)"; \
 	"$$found" -m venv $(VENV)
 	@echo "installing packages"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dashboard,local,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dashboard,local,dev,docs]'
 	@touch $@
 	@echo "environment ready"

@@ -38,7 +38,9 @@ def test_the_same_name_and_body_find_the_same_search(client: TestClient, spec: d
 def test_fifty_at_once_make_one_search(client: TestClient, spec: dict[str, Any]) -> None:
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: submit(client, spec, "at-once"), range(50)))
-    assert {answer.status_code for answer in answers} == {202}, {answer.text for answer in answers if answer.status_code != 202}
+    assert {answer.status_code for answer in answers} == {202}, {
+        answer.text for answer in answers if answer.status_code != 202
+    }
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
 
