@@ -6,6 +6,7 @@
 #
 # BASE_IMAGE        any Debian-based Python 3.11 or newer; builder and images must share it
 # TORCH_INDEX_URL   an extra package index for torch: CPU-only wheels, or another CUDA version; empty takes pip's own choice
+# BUCKET_PACKAGES   what workers need to reach a bucket, for example `s3fs`; empty where artifacts are in a folder
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 # ---- what the images are made of -----------------------------------------------------------------------------------
@@ -36,8 +37,9 @@ ARG TORCH_INDEX_URL=
 # torch first, in a layer of its own: it is most of the image and changes least.
 RUN /opt/lambda-search/bin/pip install --quiet -c constraints.txt \
       ${TORCH_INDEX_URL:+--extra-index-url "${TORCH_INDEX_URL}"} torch
+ARG BUCKET_PACKAGES=
 COPY --from=wheel /wheels /wheels
-RUN /opt/lambda-search/bin/pip install --quiet -c constraints.txt "$(ls /wheels/*.whl)[worker]"
+RUN /opt/lambda-search/bin/pip install --quiet -c constraints.txt "$(ls /wheels/*.whl)[worker]" ${BUCKET_PACKAGES}
 
 # ---- the images ----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs bench format clean
+.PHONY: help install demo test check docs secrets bench format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ check: $(INSTALLED) ## lint, formatting, types, import contracts
 docs: $(INSTALLED) ## build the documentation site in build/docs; a warning or a broken link is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+secrets: ## make the secrets of docker compose, once
+	deploy/make-secrets
 
 bench: $(INSTALLED) ## measure adaptation, judging, meta-training, latency model and error rates (more than an hour)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)

@@ -74,13 +74,15 @@ def find_caller(
     """Whoever asks, if it is anybody."""
     if bearer is None and cookie is None:
         return None
-    with database.session() as session:
+    with database.reading() as session:
         if bearer is not None:
             row = keys.find(session, bearer.credentials)
         else:
             row = keys.of_session(session, cookie or "")
             if row is not None:
                 check_same_origin(request)
+        if row is not None:
+            request.state.key_name = row.name  # for the log
         return None if row is None else Caller.of(row)
 
 

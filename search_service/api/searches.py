@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import UUID
@@ -38,6 +39,8 @@ from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow
 
 router = APIRouter(prefix=f"{PREFIX}/searches", tags=["searches"])
+
+_logger = logging.getLogger(__name__)
 
 _REFUSED: dict[int | str, dict[str, Any]] = {422: {"model": Problem, "description": "A field cannot be what it is"}}
 _ABSENT: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such search"}}
@@ -92,6 +95,8 @@ def submit_search(
 ) -> SearchView:
     """Submit a search. It is queued, or begins at once; its `Location` tells how it goes."""
     view, was_there = submit(database, spec, caller, idempotency_key, settings.max_running_searches)
+    noted = {"search": str(view.id), "device": view.spec.device, "key": caller.name, "replayed": was_there}
+    _logger.info("submitted", extra=noted)
     response.headers["Location"] = search_path(view.id)
     response.headers["ETag"] = _etag(view.version)
     if was_there:
@@ -103,7 +108,7 @@ def submit_search(
 def list_searches(query: Annotated[SearchQuery, Query()], _: Reader, database: Db) -> SearchPage:
     """List searches, newest first unless another order is asked for."""
     after = None if query.cursor is None else paging.read_search_cursor(query.cursor, query.sort)
-    with database.session() as session:
+    with database.reading() as session:
         # One more than asked for tells whether there is a next page.
         rows = searches.page(
             session,
@@ -132,7 +137,7 @@ def get_search(
     if_none_match: Annotated[str | None, Header(description="An ETag: nothing is sent if it still holds.")] = None,
 ) -> SearchView | Response:
     """Show a search: its status, what it is doing and how far that is."""
-    with database.session() as session:
+    with database.reading() as session:
         view = SearchView.of(searches.get(session, search_id))
     if _names(if_none_match, view.version):
         return Response(status_code=304, headers={"ETag": _etag(view.version)})
@@ -161,7 +166,7 @@ def change_search(
 def list_trials(search_id: SearchId, query: Annotated[TrialQuery, Query()], _: Reader, database: Db) -> TrialPage:
     """List the candidates of a search and what is known of each."""
     after = None if query.cursor is None else paging.read_trial_cursor(query.cursor)
-    with database.session() as session:
+    with database.reading() as session:
         searches.get(session, search_id)
         rows = trials.page(session, search_id, limit=query.limit + 1, after=after, state=query.state)
     shown = rows[: query.limit]
@@ -175,7 +180,7 @@ def list_trials(search_id: SearchId, query: Annotated[TrialQuery, Query()], _: R
 @router.get("/{search_id}/result", responses={**_ABSENT, **_NO_RESULT})
 def get_result(search_id: SearchId, _: Reader, database: Db) -> SearchResult:
     """Read the answer: the fastest pattern whose quality loss stays under the threshold, and what proves it."""
-    with database.session() as session:
+    with database.reading() as session:
         return searches.result(searches.get(session, search_id))
 
 
@@ -184,7 +189,7 @@ def get_answer(
     search_id: SearchId, query: Annotated[ThresholdQuery, Query()], _: Reader, database: Db
 ) -> ThresholdAnswer:
     """Ask a finished search about another threshold, with no new evaluation; or learn what that would take."""
-    with database.session() as session:
+    with database.reading() as session:
         return answer_at(searches.result(searches.get(session, search_id)), query.max_degradation)
 
 

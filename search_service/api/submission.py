@@ -39,9 +39,9 @@ def submit(
                     return _same(before, body_digest), True
             _check(session, spec, caller)
             row = searches.add(session, spec, caller.key_id, idempotency_key, body_digest)
-            lifecycle.admit(session, spec.device, max_running)
-            session.flush()
-            session.refresh(row)
+            if row.id in lifecycle.admit(session, spec.device, max_running):
+                session.flush()
+                session.refresh(row)
             return SearchView.of(row), False
     except IntegrityError:
         if idempotency_key is None:

@@ -6,16 +6,20 @@ of their tables by bare names, work on our own connection and so inside our own 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
 from psycopg import errors as postgres_errors
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import URL, Engine, create_engine, func, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from search_service.domain.errors import DatabaseUnavailable
 
@@ -26,6 +30,8 @@ CONNECT_TIMEOUT = 5  # seconds
 POOL_TIMEOUT = 10  # seconds that a request waits for a free connection
 POOL_SIZE = 5  # connections kept open per process
 POOL_OVERFLOW = 10  # connections opened beyond that under load
+
+RESTED_AFTER = 1.0  # seconds in the pool after which a connection is asked whether it lives
 
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}  # seconds, seconds, tries
 IDLE_IN_TRANSACTION_TIMEOUT = 60  # seconds, after which Postgres frees what a frozen process had locked
@@ -58,9 +64,11 @@ class Database:
             pool_size=POOL_SIZE,
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_TIMEOUT,
-            pool_pre_ping=True,
         )
+        _check_rested_connections(self.engine)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        unbundled = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._readers = sessionmaker(unbundled, expire_on_commit=False)
 
     @property
     def place(self) -> str:
@@ -96,6 +104,16 @@ class Database:
             session.connection()
             yield session
 
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session whose statements each stand alone, which saves two round trips; nothing in it is taken back.
+
+        Raises:
+            DatabaseUnavailable: Postgres does not answer, went away, or has not been migrated.
+        """
+        with self._explained(), self._readers() as session:
+            yield session
+
     def ping(self) -> None:
         """Ask Postgres for an answer.
 
@@ -129,6 +147,23 @@ class Database:
                     f"{self.place} does not answer ({reason}): start Postgres, or correct LAMBDA_SEARCH_DATABASE_URL"
                 ) from error
             raise
+
+
+def _check_rested_connections(engine: Engine) -> None:
+    """Ask a connection that has rested whether it still lives, before it is used; one just used needs no asking."""
+
+    @event.listens_for(engine, "checkin")
+    def rest(_: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def wake(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        if time.monotonic() - record.info.get("rests_since", math.inf) < RESTED_AFTER:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError from error  # the pool then takes another one
 
 
 def server_time(session: Session) -> datetime:

@@ -54,15 +54,28 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
                 "or set LAMBDA_SEARCH_DATABASE_URL to another Postgres"
             ) from error
         info = server.get_postmaster_info()
-        url = URL.create(
-            "postgresql", username=server.postgres_user, database="postgres", query={"host": str(info.socket_dir)}
-        )
         try:
-            yield url.render_as_string(hide_password=False)
+            yield _url(server.postgres_user, str(info.socket_dir))
         finally:
             server.cleanup()
             # It would look again when the process ends, and make the folder anew to lock it.
             atexit.unregister(server._cleanup)
+
+
+def running_url(folder: Path) -> str | None:
+    """URL of the server that runs on the data in ``folder``; None if none does. Starts nothing."""
+    try:
+        pid, _, _, _, socket_dir, *_ = (folder / "postmaster.pid").read_text().splitlines()
+        if not _is_alive(int(pid)):
+            return None
+    except (OSError, ValueError):
+        return None
+    return _url("postgres", socket_dir)
+
+
+def _url(user: str, socket_dir: str) -> str:
+    url = URL.create("postgresql", username=user, database="postgres", query={"host": socket_dir})
+    return url.render_as_string(hide_password=False)
 
 
 def _wheel() -> Any:

@@ -57,7 +57,6 @@ def add(
     session.add(row)
     session.flush()
     events.add(session, row.id, EventKind.SUBMITTED, name=spec.name)
-    session.refresh(row)
     return row
 
 

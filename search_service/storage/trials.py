@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Select, case, exists, func, or_, select, update
+from sqlalchemy import Select, and_, case, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from search_service.storage.tables import TrialRow
+from search_service.domain.events import EventKind
+from search_service.storage.tables import EventRow, SearchRow, TrialRow
 
 ROWS_PER_INSERT = 5000
 
@@ -219,6 +220,32 @@ def unmirrored(session: Session, search_id: UUID, *, is_final: bool, limit: int)
         )
     query = select(TrialRow).where(TrialRow.search_id == search_id, ~TrialRow.mirrored, settled)
     return session.scalars(query.order_by(TrialRow.number).limit(limit)).all()
+
+
+def mirror_lag_s(session: Session) -> float:
+    """Age in seconds of the oldest finished trial that the Optuna study lacks; 0 where it lacks none.
+
+    A trial is finished when it was decided about for good, which an event tells, or else with its search.
+    """
+    decided = and_(
+        EventRow.search_id == TrialRow.search_id,
+        EventRow.kind == EventKind.TRIAL,
+        EventRow.data["candidate"].astext == TrialRow.candidate,
+        EventRow.data["state"].astext == TrialRow.state,
+    )
+    age = func.clock_timestamp() - func.min(func.least(EventRow.at, SearchRow.finished_at))
+    query = (
+        select(func.extract("epoch", age))
+        .select_from(TrialRow)
+        .join(SearchRow, SearchRow.id == TrialRow.search_id)
+        .outerjoin(EventRow, and_(decided, TrialRow.state != TrialState.SURVIVED))
+        .where(
+            ~TrialRow.mirrored,
+            TrialRow.state != TrialState.PENDING,
+            or_(TrialRow.state != TrialState.SURVIVED, SearchRow.finished_at.is_not(None)),
+        )
+    )
+    return max(0.0, float(session.scalars(query).one() or 0.0))
 
 
 def has_mirrored(session: Session, search_id: UUID) -> bool:

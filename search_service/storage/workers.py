@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -66,9 +66,10 @@ def stop(session: Session, worker_id: UUID) -> None:
 
 def announced(session: Session) -> Sequence[WorkerRow]:
     """The workers that have announced themselves and were neither stopped nor forgotten."""
-    query = (
-        select(WorkerRow)
-        .where(WorkerRow.stopped_at.is_(None), WorkerRow.seen_at > func.clock_timestamp() - FORGOTTEN_AFTER)
-        .order_by(WorkerRow.device, WorkerRow.host, WorkerRow.started_at)
-    )
+    query = select(WorkerRow).where(is_announced()).order_by(WorkerRow.device, WorkerRow.host, WorkerRow.started_at)
     return session.scalars(query).all()
+
+
+def is_announced() -> ColumnElement[bool]:
+    """Condition of the rows that :func:`announced` gives."""
+    return and_(WorkerRow.stopped_at.is_(None), WorkerRow.seen_at > func.clock_timestamp() - FORGOTTEN_AFTER)

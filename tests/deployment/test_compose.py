@@ -1,8 +1,11 @@
-"""The compose file: valid, private by default, and made of commands that exist."""
+"""The compose file: valid, private by default, and made of commands, settings and secrets that exist."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +13,16 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic_settings import SecretsSettingsSource
+
+from search_service.settings import ENV_PREFIX, Settings
+from search_service.storage.keys import PREFIX
 
 COMPOSE_SERVICES = {"postgres", "migrate", "api", "worker", "worker-gpu", "dashboard"}
+OURS = COMPOSE_SERVICES - {"postgres"}
+LONG_RUNNING = COMPOSE_SERVICES - {"migrate"}
 LOOPBACK = "${LAMBDA_SEARCH_BIND:-127.0.0.1}:"
+SECRETS = "${LAMBDA_SEARCH_SECRETS_DIR:-./deploy/secrets}/"
 
 
 def mounts(service: dict[str, Any]) -> dict[str, str]:
@@ -57,6 +67,108 @@ def test_no_service_leaves_its_network(compose: dict[str, Any]) -> None:
         assert not {"network_mode", "privileged", "pid", "ipc"} & set(service), name
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_processes_hold_no_privileges(compose: dict[str, Any], name: str) -> None:
+    service = compose["services"][name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", sorted(LONG_RUNNING))
+def test_every_long_running_service_has_a_healthcheck(
+    compose: dict[str, Any], stages: dict[str, Any], name: str
+) -> None:
+    service = compose["services"][name]
+    if "build" in service:
+        assert "healthcheck" not in service, "the image's own holds"
+        assert stages[service["build"]["target"]].values("HEALTHCHECK")
+    else:
+        assert service["healthcheck"]["test"][0] == "CMD"
+
+
+def test_variables_of_containers_are_settings(compose: dict[str, Any]) -> None:
+    for name in OURS:
+        for variable in compose["services"][name].get("environment", {}):
+            assert variable.removeprefix(ENV_PREFIX).lower() in Settings.model_fields, variable
+
+
+def test_variables_of_the_file_are_explained_at_its_top(repository: Path) -> None:
+    text = (repository / "docker-compose.yml").read_text()
+    explained = set(re.findall(r"[A-Z_]{5,}", "".join(line for line in text.splitlines(True) if line.startswith("#"))))
+    assert set(re.findall(r"\$\{([A-Z_]+)", text)) <= explained
+
+
+def test_names_to_be_asked_under_are_a_list(compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = compose["services"]["api"]["environment"]["LAMBDA_SEARCH_ALLOWED_HOSTS"]
+    default = re.fullmatch(r"\$\{LAMBDA_SEARCH_ALLOWED_HOSTS:-(.*)\}", variable)
+    assert default is not None
+    monkeypatch.setenv("LAMBDA_SEARCH_ALLOWED_HOSTS", default[1])
+    assert Settings().allowed_hosts == ["api"]
+
+
+def test_no_secret_stands_in_the_file(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        secret = [v for v in service.get("environment", {}) if "PASSWORD" in v or v.endswith(("_URL", "_KEY"))]
+        assert [variable for variable in secret if not variable.endswith("_FILE")] == [], name
+
+
+def test_every_secret_is_a_file_that_somebody_reads(compose: dict[str, Any]) -> None:
+    assert compose["secrets"] == {name: {"file": SECRETS + name} for name in compose["secrets"]}
+    used = {secret for service in compose["services"].values() for secret in service.get("secrets", [])}
+    assert used == set(compose["secrets"])
+
+
+def test_secrets_of_our_processes_are_settings(compose: dict[str, Any]) -> None:
+    for name in OURS:
+        for secret in compose["services"][name]["secrets"]:
+            assert secret.startswith(ENV_PREFIX.lower())
+            assert secret.removeprefix(ENV_PREFIX.lower()) in Settings.model_fields
+    with_admin_key = {name for name in OURS if "lambda_search_admin_key" in compose["services"][name]["secrets"]}
+    assert with_admin_key == {"migrate"}
+
+
+def make_secrets(repository: Path, folder: Path) -> None:
+    bash = shutil.which("bash")
+    assert bash is not None
+    subprocess.run([bash, str(repository / "deploy/make-secrets"), str(folder)], check=True, capture_output=True)
+
+
+def test_made_secrets_are_those_of_the_file_and_settings_read_them(
+    repository: Path, compose: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "secrets"
+    make_secrets(repository, folder)
+    assert {file.name for file in folder.iterdir()} == set(compose["secrets"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    # Compose mounts the files as they are, and our containers run as another user.
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o444}
+
+    read = SecretsSettingsSource(Settings, secrets_dir=folder)()
+    password = (folder / "postgres_password").read_text()
+    environment = compose["services"]["postgres"]["environment"]
+    assert len(password) == 43
+    assert read["admin_key"].startswith(PREFIX)
+    assert read["database_url"] == (
+        f"postgresql://{environment['POSTGRES_USER']}:{password}@postgres:5432/{environment['POSTGRES_DB']}"
+    )
+
+
+def test_secrets_are_made_once(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "lambda_search_database_url").write_text("postgresql://mine@elsewhere/database")
+    make_secrets(repository, tmp_path)
+    first = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert set(first) == {"lambda_search_database_url", "lambda_search_admin_key"}, "no password for another Postgres"
+    make_secrets(repository, tmp_path)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == first
+
+
+def test_two_services_have_different_secrets(repository: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_secrets(repository, tmp_path / name)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_text() != (tmp_path / "two" / file.name).read_text()
+
+
 @pytest.mark.parametrize("name", ["worker", "worker-gpu"])
 def test_workers_scale(compose: dict[str, Any], name: str) -> None:
     worker = compose["services"][name]
@@ -78,13 +190,14 @@ def test_only_the_gpu_profile_asks_for_a_gpu(compose: dict[str, Any]) -> None:
     assert services["worker-gpu"]["profiles"] == ["gpu"]
     (device,) = services["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
+    assert device["count"] == "all", "so that a further worker may be told to take another one"
     assert device["capabilities"] == ["gpu"]
 
 
 def test_nothing_of_ours_starts_before_the_migrations(compose: dict[str, Any]) -> None:
     services = compose["services"]
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    for name in COMPOSE_SERVICES - {"postgres", "migrate"}:
+    for name in OURS - {"migrate"}:
         assert services[name]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}, name
 
 
@@ -96,12 +209,12 @@ def test_every_volume_is_declared(compose: dict[str, Any]) -> None:
 
 def test_targets_are_stages_of_the_dockerfile(compose: dict[str, Any], stages: dict[str, Any]) -> None:
     targets = {name: s["build"]["target"] for name, s in compose["services"].items() if "build" in s}
-    assert set(targets) == COMPOSE_SERVICES - {"postgres"}
+    assert set(targets) == OURS
     assert set(targets.values()) <= set(stages)
 
 
 def our_commands(compose: dict[str, Any]) -> dict[str, list[str]]:
-    return {name: service["command"] for name, service in compose["services"].items() if "command" in service}
+    return {name: compose["services"][name]["command"] for name in OURS}
 
 
 def test_commands_are_those_of_the_images(compose: dict[str, Any], stages: dict[str, Any]) -> None:

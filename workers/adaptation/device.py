@@ -21,6 +21,20 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def devices_for(name: str) -> list[torch.device]:
+    """Devices of which a worker may take any: ``auto`` is every GPU, or the CPU where there is none."""
+    if name == "auto" and torch.cuda.is_available():
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [resolve_device(name)]
+
+
+def device_identity(device: torch.device) -> str:
+    """What a device is called on its host: in a container every GPU may be number 0."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"cuda-{torch.cuda.get_device_properties(device).uuid}"
+
+
 def device_class(device: torch.device) -> str:
     """``cpu`` or ``cuda:<name>``: what a search names and what the queue is called."""
     if device.type == "cpu":

@@ -54,7 +54,8 @@ def end_connections(database: Database) -> None:
         )
 
 
-def test_a_connection_lost_between_requests_is_replaced(database: Database) -> None:
+def test_a_connection_lost_between_requests_is_replaced(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search_service.storage.database.RESTED_AFTER", 0.0)
     database.ping()
     end_connections(database)
     database.ping()
