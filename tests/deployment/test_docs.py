@@ -176,7 +176,10 @@ def options_of(command: str) -> set[str]:
     return {option for parameter in get_command(app).params for option in parameter.opts}
 
 
-@pytest.mark.parametrize("file", {word for line in typed("lambda-search") for word in line.split() if "/" in word})
+FILES = sorted({word for line in typed("lambda-search") for word in line.split() if "/" in word})
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_files_that_are_typed_exist(file: str) -> None:
     assert (ROOT / file).exists()
 

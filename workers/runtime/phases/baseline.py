@@ -1,4 +1,7 @@
-"""Baseline: the full pattern for every step count, and no adaptation, on all validation blocks; one token per block."""
+"""Baseline: the full pattern for every step count, and no adaptation, on all validation blocks.
+
+One token for each block that no search has judged them on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from search_service.domain.evaluation import Split
 from search_service.domain.search import Phase
-from search_service.storage import tokens
+from search_service.storage import evaluations, tokens
 from search_service.storage.tables import TokenRow
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
@@ -19,20 +22,27 @@ RUNS = 2
 
 
 def plan(case: Case) -> int:
-    """One token per validation block; when they have ended, the threshold is set."""
-    if tokens.count_of(case.session, case.row.id, case.phase) == 0:
-        case.set_progress(0, case.blocks(Split.VALIDATION), "blocks", MESSAGE)
-        return case.blocks(Split.VALIDATION)
-    _set_threshold(case)
-    return 0
+    """One token per missing block; when they have ended, the threshold is set."""
+    company = [candidate.text for candidate in [*case.full_by_steps, case.empty]]
+    key = evaluations.ensure_scope(case.session, case.scope(Split.VALIDATION))
+    missing = evaluations.missing_blocks(case.session, key, company, case.blocks(Split.VALIDATION))
+    if not missing:
+        _set_threshold(case)
+        return 0
+    first = tokens.count_of(case.session, case.row.id, case.phase)
+    case.row.round = {"blocks": missing, "first_token": first}
+    case.add_effort(reused_evaluations=len(company) * (case.blocks(Split.VALIDATION) - len(missing)))
+    case.set_progress(0, len(missing), "blocks", MESSAGE)
+    return len(missing)
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
     """The full run on the token's block, then the empty pattern on it."""
     if token.step >= RUNS:
         return None
+    present = case.row.round or {}
     patterns = case.full_by_steps if token.step == 0 else [case.empty]
-    return judged_run.batch_for(case, patterns, Split.VALIDATION, token.no)
+    return judged_run.batch_for(case, patterns, Split.VALIDATION, present["blocks"][token.no - present["first_token"]])
 
 
 def work(case: Case, batch: Batch) -> Work | None:
@@ -43,7 +53,9 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    judged_run.show_blocks(case, Split.VALIDATION, RUNS, MESSAGE, just_done=1)
+    present = case.row.round or {}
+    done = tokens.steps_taken(case.session, case.row.id, case.phase, present["first_token"]) + 1
+    case.set_progress(done / RUNS, len(present["blocks"]), "blocks", MESSAGE)
 
 
 def _set_threshold(case: Case) -> None:

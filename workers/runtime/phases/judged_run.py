@@ -11,7 +11,7 @@ from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
-from search_service.storage import checkpoints, evaluations, tokens
+from search_service.storage import checkpoints, evaluations
 from search_service.storage.tables import CheckpointRow
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
@@ -106,14 +106,6 @@ def baseline_qualities(case: Case, split: Split) -> Qualities:
     if qualities.min() <= DIVERGED_QUALITY:
         raise BaselineDiverged(case.baseline.text, case.rate)
     return qualities
-
-
-def show_blocks(case: Case, split: Split, runs: int, message: str, just_done: int = 0) -> None:
-    """Progress of a round that judges every block of a split, one token per block and ``runs`` steps per token."""
-    blocks = case.blocks(split)
-    first = (tokens.count_of(case.session, case.row.id, case.phase) - 1) // blocks * blocks
-    done = tokens.steps_taken(case.session, case.row.id, case.phase, first) + just_done
-    case.set_progress(min(done / runs, blocks), blocks, "blocks", message)
 
 
 def _image_passes(case: Case, steps: int) -> int:
