@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi.openapi.models import Example
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.keys import Scope
@@ -98,6 +98,8 @@ class Problem(BaseModel):
     """What happened this time."""
     instance: str
     """The path that was asked."""
+    request_id: str | None = None
+    """The request's id, which stands in the service's log lines of it too."""
     errors: list[FieldProblemView] | None = None
     """The fields at fault, where fields are."""
 
@@ -147,12 +149,17 @@ class OwnKey(BaseModel):
     scope: Scope
 
 
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Change(BaseModel):
     """What to change about a search."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True)]
+    priority: Annotated[int, Field(ge=-1000, le=1000, strict=True), BeforeValidator(_whole)]
     """Higher goes first, among queued searches and in the workers' queue."""
 
 
