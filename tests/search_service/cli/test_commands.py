@@ -22,7 +22,10 @@ from search_service.storage.database import Database
 Call = Callable[..., Any]
 
 HEAVY = {"torch", "optuna", "workers", "sqlalchemy", "fastapi", "uvicorn", "alembic", "matplotlib", "numpy"}
-COMMANDS = ["run", "up", "submit", "watch", "result", "list", "cancel", "api", "worker", "dashboard", "migrate"]
+COMMANDS = [
+    *("run", "up", "submit", "watch", "result", "list", "events", "pause", "resume", "stop", "cancel", "priority"),
+    *("keys", "api", "worker", "dashboard", "migrate"),
+]
 NOBODY = "http://127.0.0.1:9"
 """Where nothing listens."""
 
