@@ -69,6 +69,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	echo "creating environment $(VENV) with $$($$found --version) (about a minute)"; \
 	"$$found" -m venv $(VENV)
 	@echo "installing packages"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dashboard,local,dev,docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,dashboard,local,dev,docs,telemetry]'
 	@touch $@
 	@echo "environment ready"

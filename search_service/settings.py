@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """The API key that the command line and the client send."""
     admin_key: str | None = Field(default=None, repr=False)
     """An admin's API key, chosen outside, that `lambda-search migrate` registers: the first key of a new service."""
+    dashboard_url: str | None = None
+    """Where people find the Optuna dashboard, for the link on the report pages; no link unless said."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port on which a worker serves Prometheus metrics; none unless said."""
     max_running_searches: int = Field(default=4, ge=1)

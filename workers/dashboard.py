@@ -20,6 +20,7 @@ from a2wsgi import WSGIMiddleware
 from a2wsgi.asgi_typing import ASGIApp, Receive, Scope, Send
 from optuna.storages import BaseStorage
 
+from search_service import logs
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.settings import ENV_PREFIX, Settings
 from search_service.storage.database import Database
@@ -96,6 +97,7 @@ def main(
     ] = None,
 ) -> None:
     """Show the Optuna studies of every search, for looking only."""
+    logs.configure("dashboard")
     url = Settings().database_url
     if url is None:
         raise _unusable(f"no database: set {ENV_PREFIX}DATABASE_URL to postgresql://user:password@host:port/database")
@@ -111,6 +113,7 @@ def main(
         port=port,
         lifespan="off",
         ws="none",
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -7,14 +7,19 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp
 
-from search_service.api import events, health, keys, problems, reference, searches
+from search_service.api import events, health, keys, metrics, problems, reference, searches
 from search_service.api.access import caller_of, check_host
 from search_service.api.body_limit import BodyLimit
 from search_service.api.change_feed import ChangeFeed
+from search_service.api.metrics import ApiMetrics
+from search_service.api.request_log import UNLOGGED, RequestLog, is_sane_id
 from search_service.api.schemas import Problem
 from search_service.domain.errors import DatabaseUnavailable
+from search_service.pages import routes as pages
 from search_service.settings import Settings
 from search_service.storage.database import Database
 
@@ -63,6 +68,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        # A span per request where search_service.telemetry set a tracer; FastAPI configures nothing by itself.
+        telemetry={
+            "auto_configure": False,
+            "operation_spans": False,
+            "exclude": lambda scope: scope.get("path") in UNLOGGED,
+        },
         responses={
             500: {"model": Problem, "description": "The service failed"},
             503: {"model": Problem, "description": "The database does not answer"},
@@ -71,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.change_feed = feed
+    app.state.metrics = ApiMetrics()
     problems.install(app)
     app.add_middleware(BodyLimit)
     app.include_router(health.router)
@@ -79,10 +91,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (searches.router, events.router, keys.router):
         app.include_router(router, responses=PROTECTED, dependencies=guarded)
     app.include_router(reference.router, dependencies=guarded)
+    app.include_router(pages.router)
+    app.include_router(metrics.router, dependencies=guarded)
     return app
 
 
 class _Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """What FastAPI builds, and around it, so that answers to its own failures are noted too, the request's id."""
+        noted = RequestLog(super().build_middleware_stack(), self.state.metrics)
+        return CorrelationIdMiddleware(noted, validator=is_sane_id)
+
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, whose errors are problems and not what FastAPI takes them for."""
         if self.openapi_schema is None:

@@ -30,6 +30,12 @@ class ChangeFeed:
         self._conninfo = conninfo
         self._followers: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process is about to end: who follows a search must stop."""
+        return self._is_ending
 
     @property
     def follower_count(self) -> int:
@@ -40,8 +46,14 @@ class ChangeFeed:
         """Begin to listen, in the running event loop."""
         self._task = asyncio.create_task(self._listen_for_ever())
 
+    def end(self) -> None:
+        """Let all who follow stop: a server waits for open streams before it lets the application end."""
+        self._is_ending = True
+        self._wake_all()
+
     async def stop(self) -> None:
         """Listen no more, and wake all who follow."""
+        self._is_ending = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

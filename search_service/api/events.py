@@ -75,7 +75,7 @@ class _Seen:
 
 def _look(database: Database, search_id: UUID, after: int) -> _Seen:
     """What is new of a search."""
-    with database.session() as session:
+    with database.reading() as session:
         row = searches.get(session, search_id)
         rows = events.after(session, search_id, after, EVENTS_AT_ONCE)
         view = SearchView.of(row)
@@ -91,6 +91,8 @@ async def _stream(database: Database, feed: ChangeFeed, search_id: UUID, after: 
     with feed.following(search_id) as changed:
         while True:
             changed.clear()
+            if feed.is_ending:  # the reader comes back to another process, with the last number it saw
+                return
             seen = await run_in_threadpool(_look, database, search_id, after)
             for no, kind, data in seen.events:
                 after = no

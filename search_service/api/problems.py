@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
+from asgi_correlation_id import correlation_id
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -99,6 +100,8 @@ class ProblemResponse(Response):
             "detail": detail,
             "instance": instance,
         }
+        if request_id := correlation_id.get():
+            document["request_id"] = request_id
         if fields:
             document["errors"] = [asdict(field) for field in fields]
         # ASCII, since what callers sent and we repeat may hold halves of characters that UTF-8 cannot write.

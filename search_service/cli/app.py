@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from search_service.cli import datasets, keys, remote, serve
+from search_service.cli.doctor import doctor
 from search_service.cli.exits import FAILURE, Interrupted, explain
 from search_service.cli.run import run
 from search_service.domain.errors import LambdaSearchError
@@ -40,6 +41,7 @@ app.command()(serve.api)
 app.command(context_settings=serve.PASS_ON)(serve.worker)
 app.command(context_settings=serve.PASS_ON)(serve.dashboard)
 app.command()(serve.migrate)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

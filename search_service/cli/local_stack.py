@@ -117,13 +117,14 @@ def local_stack(plan: StackPlan, say: Say) -> Iterator[LocalStack]:
         if plan.dashboard_port is not None:
             _listen(plan.host, plan.dashboard_port).close()
         database_url = running.enter_context(_database(plan, say))
-        settings = plan.settings.model_copy(update={"database_url": database_url})
+        dashboard_url = None if plan.dashboard_port is None else _url(plan.host, plan.dashboard_port)
+        settings = plan.settings.model_copy(update={"database_url": database_url, "dashboard_url": dashboard_url})
         migrate(database_url)
         stack = LocalStack(
             url=_url(plan.host, port),
             key=local_key(database_url, settings.home / KEY_FILE),
             database_url=database_url,
-            dashboard_url=None if plan.dashboard_port is None else _url(plan.host, plan.dashboard_port),
+            dashboard_url=dashboard_url,
         )
         environment = _environment(settings)
         database = running.enter_context(closing(Database(database_url)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import time
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -71,19 +73,22 @@ def api(
     fd: Annotated[int | None, typer.Option(hidden=True, help="A listening socket that was inherited.")] = None,
 ) -> None:
     """Run the API until SIGTERM or Ctrl-C."""
-    import uvicorn
-
-    from search_service.api.app import create_app
+    from search_service import logs, telemetry
+    from search_service.api.server import api_server
 
     settings = read_settings()
-    config = uvicorn.Config(
-        create_app(settings),
+    logs.configure("api")
+    telemetry.start("lambda-search-api")
+    server = api_server(
+        settings,
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
-        timeout_graceful_shutdown=API_GRACE,
-        server_header=False,
+        grace_s=API_GRACE,
     )
-    uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+    # uvicorn shuts down on these and raises them again afterwards.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ended)
+    server.run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
 def worker(context: typer.Context) -> None:
@@ -125,6 +130,11 @@ def _register(database_url: str, admin_key: str) -> None:
 
     with closing(Database(database_url)) as database, database.session() as session:
         keys.create(session, NewKey(name="first admin", scope=Scope.ADMIN), admin_key)
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    """End as asked, which is a success."""
+    sys.exit(0)
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ import typer
 from search_service.domain.search import Phase
 from workers.runtime import __main__ as worker_main
 from workers.runtime.advance import Advancer, Claim
+from workers.runtime.evaluator_child import Assignment
 from workers.runtime.work import JudgingWork
 
 
@@ -36,7 +37,7 @@ def main() -> None:
             pipe = self.evaluator._pipe
             assert pipe is not None
             if seen["steps"] + 1 == count:
-                pipe.send(claim.work)  # the child is computing when its parent dies
+                pipe.send(Assignment(claim.work, {}))  # the child is computing when its parent dies
             die_at_count()
         return compute(self, claim)
 

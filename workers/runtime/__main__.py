@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Annotated
 
-import structlog
 import typer
 
+from search_service import logs, telemetry
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.settings import Settings
+from workers.runtime import metrics
 from workers.runtime.worker import Worker
 
 
@@ -20,22 +20,15 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads on a CPU; all cores unless said.")] = None,
 ) -> None:
     """Serve searches on one device until SIGTERM or Ctrl-C."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
+    logs.configure("worker")
     settings = Settings()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         worker = Worker(settings, device, threads or settings.threads or cores)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
+        telemetry.start("lambda-search-worker")
+        metrics.serve(settings.metrics_port)
         worker.run()
     except DatabaseUnavailable as error:
         typer.echo(f"worker: {error}", err=True)

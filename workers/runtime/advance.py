@@ -18,7 +18,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
-from search_service import lifecycle, queue
+from search_service import lifecycle, queue, telemetry
 from search_service.domain.errors import DatabaseUnavailable, LambdaSearchError
 from search_service.domain.search import Phase, SearchStatus
 from search_service.queue import TokenJob
@@ -26,6 +26,7 @@ from search_service.storage import codec, searches, tokens
 from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow, TokenRow
 from search_service.storage.tokens import TokenState
+from workers.runtime import metrics
 from workers.runtime.answer import build_result
 from workers.runtime.case import Case, OpenEpisodes
 from workers.runtime.evaluator import Evaluator, EvaluatorDied, WorkFailed, WorkUnwanted
@@ -61,6 +62,7 @@ MAX_ATTEMPTS = 6
 REPORTING = (Phase.META_TRAINING, Phase.CALIBRATION, Phase.TIMING, Phase.RETRAINING)
 """Phases with one token, which reports from inside a step."""
 PROGRESS_INTERVAL = 1.0  # seconds between progress writes
+SHOWN_TRIALS = 10  # candidates that a step's log line names
 
 log = structlog.get_logger(__name__)
 
@@ -83,6 +85,7 @@ class Claim:
     claim_no: int
     batch: Batch
     work: Work | None
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -111,14 +114,17 @@ class Advancer:
     def __call__(self, job: TokenJob) -> None:
         """Do the step that a job stands for, if it still stands."""
         bound = {"search": str(job.search_id), "phase": job.phase.value, "token": job.no, "step": job.step}
-        with structlog.contextvars.bound_contextvars(**bound):
+        with structlog.contextvars.bound_contextvars(**bound), telemetry.span(f"step {job.phase}", **bound):
             try:
                 self._advance(job)
             except WorkUnwanted:
                 log.info("work no longer wanted, evaluator stopped")
+                _count(job, "given_up")
             except (DatabaseUnavailable, OperationalError, InterfaceError):
+                _count(job, "given_up")
                 raise  # the job fails, and the reaper brings the token back
             except Exception as error:  # whatever went wrong in a search's own work ends that search, not the worker
+                _count(job, "failed")
                 self._fail(job, error)
 
     def _advance(self, job: TokenJob) -> None:
@@ -128,6 +134,7 @@ class Advancer:
             self._close(claim, outcome)
 
     def _case(self, session: Session, search_id: UUID) -> Case:
+        metrics.count_trials(session)
         return Case(session, searches.lock(session, search_id), self.evaluator.fingerprint, self.open_episodes)
 
     def _start(self, job: TokenJob) -> Claim | None:
@@ -136,6 +143,7 @@ class Advancer:
             token = tokens.lock(session, job.search_id, job.phase, job.no)
             if case.row.status != SearchStatus.RUNNING or token.step != job.step or token.state == TokenState.ENDED:
                 log.info("echo", status=case.row.status, token_step=token.step, token_state=token.state)
+                _count(job, "echo")
                 return None
             if token.attempts >= MAX_ATTEMPTS:
                 raise StepAbandoned(token.attempts)
@@ -156,12 +164,16 @@ class Advancer:
         """Have the evaluator compute, retrying when its process dies for no fault of the work."""
         assert claim.work is not None
         for deaths in range(1, MAX_DEATHS + 1):
+            started = time.monotonic()
             try:
                 return self.evaluator.perform(claim.work, _ProgressWriter(self.database, claim), self._check(claim))
             except EvaluatorDied as error:
                 log.warning("evaluator died", deaths=deaths, reason=str(error))
+                metrics.evaluator_died()
                 if deaths == MAX_DEATHS:
                     raise
+            finally:
+                metrics.device_seconds(self._device, claim.job.phase, time.monotonic() - started)
         raise AssertionError("unreachable")
 
     def _check(self, claim: Claim) -> Callable[[], None]:
@@ -196,6 +208,7 @@ class Advancer:
             token = tokens.lock(session, claim.job.search_id, claim.job.phase, claim.job.no)
             if not _is_mine(case.row, token, claim):
                 log.info("dropped: the step was claimed by another worker or the search is over")
+                _count(claim.job, "given_up")
                 return
             RULES[claim.job.phase].record(case, token, claim.batch, outcome)
             tokens.advance(token)
@@ -203,6 +216,13 @@ class Advancer:
                 tokens.hold(token)
             else:
                 queue.defer_token(session, token, device=case.row.device, priority=case.row.priority)
+        log.info("step done", seconds=round(time.monotonic() - claim.started, 3), trials=_named(claim.batch))
+        _count(claim.job, "done")
+        metrics.adaptations(self._device, outcome)
+
+    @property
+    def _device(self) -> str:
+        return str(self.evaluator.fingerprint.get("class", ""))
 
     def _end(self, case: Case, token: TokenRow) -> None:
         """End a token; the last live one of a phase starts the next phase, or answers the search."""
@@ -261,6 +281,17 @@ def _is_mine(row: SearchRow, token: TokenRow, claim: Claim) -> bool:
 def _shown(batch: Batch) -> str:
     named = [f"{name} {batch[name]}" for name in ("runs", "split", "block", "state_uri") if name in batch]
     return ", " + ", ".join(named) if named else ""
+
+
+def _named(batch: Batch) -> list[str] | None:
+    """The candidates that a step was about, the first of them where there are many."""
+    texts = batch.get("candidates")
+    return None if texts is None else [*texts[:SHOWN_TRIALS], *["..."][: len(texts) > SHOWN_TRIALS]]
+
+
+def _count(job: TokenJob, outcome: metrics.StepOutcome) -> None:
+    metrics.step(job.phase, outcome)
+    telemetry.describe(telemetry.OUTCOME, outcome)
 
 
 class _ProgressWriter:

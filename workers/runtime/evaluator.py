@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from search_service.domain.errors import EvaluatorFailed
-from workers.runtime.evaluator_child import EvaluatorSettings, Failure, Message, Ready, Waiting, child_main
+from workers.runtime.evaluator_child import Assignment, EvaluatorSettings, Failure, Message, Ready, Waiting, child_main
 from workers.runtime.work import Outcome, Progress, Work
 
 CHECK_INTERVAL = 0.5  # seconds between looks at whether the work is still wanted
@@ -109,7 +109,7 @@ class Evaluator:
         """
         self.start(check)
         assert self._pipe is not None
-        self._pipe.send(work)
+        self._pipe.send(Assignment(work, structlog.contextvars.get_contextvars()))
         try:
             while True:
                 message: Message = self._receive(check)

@@ -19,6 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from search_service import logs
 from search_service.domain.errors import LambdaSearchError
 from workers.runtime.work import Outcome, Progress, Work
 
@@ -26,6 +29,8 @@ PR_SET_PDEATHSIG = 1
 CPU_SLOTS = 16
 """Evaluators that may share a host's CPU: its scheduler divides the cores, each evaluator holds about half a GiB."""
 REPORT_INTERVAL = 0.25  # seconds
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,14 @@ class EvaluatorSettings:
     data_dir: Path | None
     lock_dir: Path
     compile_cache: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Work, and for which search, phase, token and step it is: what the child's log lines say too."""
+
+    work: Work
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,11 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
     """Entry point of the spawned process."""
     _die_with_parent(parent, lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    logs.configure("evaluator")
 
     import torch
 
-    from workers.adaptation.device import resolve_device
+    from workers.adaptation.device import device_identity, devices_for
     from workers.adaptation.lanes import Lanes
     from workers.adaptation.memory import keep_freed_memory
     from workers.adaptation.runtime import use_compile_cache
@@ -83,27 +97,38 @@ def child_main(settings: EvaluatorSettings, parent: int, pipe: Connection, lifel
     from workers.runtime.host_locks import DeviceSlot
     from workers.runtime.laboratory import Laboratory
 
+    logs.adopt("torch")
     keeps_freed_memory = keep_freed_memory()
     torch.set_num_threads(1)
     use_compile_cache(settings.compile_cache)
-    device = resolve_device(settings.device)
-    slot = DeviceSlot(settings.lock_dir, str(device), CPU_SLOTS if device.type == "cpu" else 1)
-    if not slot.try_acquire():
+    devices = devices_for(settings.device)
+    slots = [
+        DeviceSlot(settings.lock_dir, device_identity(device), CPU_SLOTS if device.type == "cpu" else 1)
+        for device in devices
+    ]
+    free = next((number for number, slot in enumerate(slots) if slot.try_acquire()), None)
+    if free is None:
         pipe.send(Waiting())
-        slot.acquire()
+        slots[0].acquire()
+    device = devices[free or 0]
     lanes = Lanes(settings.threads if device.type == "cpu" else 1)
     laboratory = Laboratory(device, Artifacts(settings.artifacts_url), settings.data_dir, settings.lock_dir, lanes)
     pipe.send(Ready({**laboratory.fingerprint(), "keeps_freed_memory": keeps_freed_memory}))
     while True:
         try:
-            work: Work = pipe.recv()
+            assignment: Assignment = pipe.recv()
         except EOFError:
             return
-        try:
-            pipe.send(laboratory.perform(work, _Reporter(pipe)))
-        except Exception as error:  # whatever the work raised belongs to the parent, which names the search
-            deliberate = isinstance(error, LambdaSearchError)
-            pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc(), deliberate))
+        with structlog.contextvars.bound_contextvars(**assignment.about):
+            started = time.monotonic()
+            kind = type(assignment.work).__name__
+            try:
+                pipe.send(laboratory.perform(assignment.work, _Reporter(pipe)))
+                log.info("computed", work=kind, seconds=round(time.monotonic() - started, 3))
+            except Exception as error:  # whatever the work raised belongs to the parent, which ends the search
+                log.warning("work failed", work=kind, reason=f"{type(error).__name__}: {error}")
+                deliberate = isinstance(error, LambdaSearchError)
+                pipe.send(Failure(type(error).__name__, str(error), traceback.format_exc(), deliberate))
 
 
 class _Reporter:

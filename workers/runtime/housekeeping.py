@@ -10,10 +10,13 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from search_service import logs
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.settings import Settings
+from search_service.storage import trials
 from search_service.storage import workers as worker_store
 from search_service.storage.database import Database
+from workers.runtime import metrics
 from workers.runtime.case import OpenEpisodes
 from workers.runtime.host_locks import TimingLock
 from workers.runtime.reaper import REAP_INTERVAL, reap
@@ -74,16 +77,23 @@ class Housekeeping:
             self._settings.heartbeat_file.touch()
         with self._database.session() as session:
             worker_store.seen(session, self._worker_id)
-        reap(self._database, self._settings.max_running_searches, self._open_episodes)
+        metrics.reaped(reap(self._database, self._settings.max_running_searches, self._open_episodes))
 
     def _mirror(self) -> None:
         from workers.search.study import mirror, open_study_storage
 
         if self._storage is None:
+            logs.adopt("optuna")
             self._storage = open_study_storage(self._database)
         try:
             while not self._stopping.is_set() and not self._timing_lock.someone_measures():
-                if not mirror(self._database, self._storage):
+                with self._database.session() as session:
+                    lag_s = trials.mirror_lag_s(session)
+                metrics.mirror_lag(lag_s)
+                mirrored = mirror(self._database, self._storage)
+                if mirrored is None:
+                    metrics.mirror_lag(None)  # the process that mirrors knows
+                if not mirrored:
                     return
         except Exception:
             self._close_storage()

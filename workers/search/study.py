@@ -77,7 +77,7 @@ def open_study_storage(database: Database) -> StudyStorage:
         return StudyStorage(database.optuna_url, engine_kwargs={"pool_size": POOL_SIZE, "pool_pre_ping": True})
 
 
-def mirror(database: Database, storage: RDBStorage, limit: int = 50) -> int:
+def mirror(database: Database, storage: RDBStorage, limit: int = 50) -> int | None:
     """Make one pass over all searches, each getting an equal share of it; only one process mirrors at a time.
 
     A crash leaves no trial out and doubles none: a trial is added to the study first and marked in our table then,
@@ -89,7 +89,8 @@ def mirror(database: Database, storage: RDBStorage, limit: int = 50) -> int:
         limit: how many trials to add at most; a pass of 50 takes one or two seconds.
 
     Returns:
-        How many trials were marked as mirrored. Call again at once while it is above 0.
+        How many trials were marked as mirrored; None where another process mirrors at present. Call again at once while
+        it is above 0.
 
     Raises:
         DatabaseUnavailable: Postgres does not answer.
@@ -97,7 +98,7 @@ def mirror(database: Database, storage: RDBStorage, limit: int = 50) -> int:
     """
     with database.session() as guard:
         if not guard.scalar(text("select pg_try_advisory_xact_lock(:key)"), {"key": MIRROR_LOCK}):
-            return 0
+            return None
 
         def still_alone() -> None:
             # Raises where the connection that holds the lock is gone, and with it the lock.
