@@ -48,7 +48,7 @@ def page(request: Request, template: str, caller: Caller | None, status: int = 2
     text = _environment.get_template(f"{template}.html").render(
         caller=caller,
         here=request.url.path,
-        dashboard_url=getattr(settings, "dashboard_url", None),
+        dashboard_url=settings.dashboard_url,
         **content,
     )
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})

@@ -198,7 +198,8 @@ def _training_iteration(stack: Stack) -> int:
 
 def _progress(stack: Stack) -> float:
     with stack.database.session() as session:
-        return max((row.progress.get("done", 0) for row in searches.unfinished(session)), default=0)
+        running = searches.page(session, limit=100, statuses=[SearchStatus.RUNNING])
+        return max((row.progress.get("done", 0) for row in running), default=0)
 
 
 def _is_running(process: psutil.Process) -> bool:

@@ -7,8 +7,9 @@ earlier one tested hold together at its confidence, so a later one may take them
 
 from __future__ import annotations
 
+from search_service.domain.evaluation import Split
 from search_service.domain.thresholds import answer_at
-from search_service.storage import searches, trials
+from search_service.storage import evaluations, searches, trials
 from search_service.storage.tables import SearchRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
@@ -27,7 +28,22 @@ def adopt(case: Case) -> bool:
 def _answers(case: Case, earlier: SearchRow) -> bool:
     result = searches.result(earlier)
     goes_far_enough = case.spec.goal == "fastest" or result.goal == "front"
-    return goes_far_enough and answer_at(result, _threshold(case, earlier)).status == "answered"
+    if not goes_far_enough or answer_at(result, _threshold(case, earlier)).status != "answered":
+        return False
+    return _is_stored(case, [(proved.candidate, proved.episodes) for proved in result.proved]) and _is_stored(
+        case, [(case.baseline.text, result.confirmed.episodes)]
+    )
+
+
+def _is_stored(case: Case, tested: list[tuple[str, int]]) -> bool:
+    """Whether the evaluations that tests rest on, with their company's, are still there: the result quotes them."""
+    key = evaluations.ensure_scope(case.session, case.scope(Split.TEST))
+    company = [candidate.text for candidate in [*case.full_by_steps, case.empty]]
+    block = case.spec.episodes.block
+    return not any(
+        evaluations.missing_blocks(case.session, key, [*company, candidate], episodes // block)
+        for candidate, episodes in tested
+    )
 
 
 def _threshold(case: Case, earlier: SearchRow) -> float:
