@@ -51,7 +51,8 @@ def outlook(
     later_s = sum(seconds for later, seconds in USUAL_S.items() if _comes_after(later, phase))
     total_s = done_s + present_s + later_s
     passed_s = done_s + min(seconds_in_phase, present_s)
-    return Outlook(share=min(0.99, passed_s / total_s), left_s=max(0.0, total_s - passed_s))
+    share = passed_s / total_s if total_s else 0.0
+    return Outlook(share=min(0.99, share), left_s=max(0.0, total_s - passed_s))
 
 
 def _comes_after(later: Phase, phase: Phase) -> bool:

@@ -91,9 +91,12 @@ def test_people_at_a_terminal_get_text() -> None:
         json.loads(stream.getvalue())
 
 
-def test_libraries_with_handlers_of_their_own_are_taken_over() -> None:
+def test_libraries_with_handlers_of_their_own_are_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     uvicorn, handler = logging.getLogger("uvicorn.error"), logging.StreamHandler(io.StringIO())
+    # A server that another test ran in this process has set it.
+    monkeypatch.setattr(uvicorn, "level", logging.INFO)
+    uvicorn.manager._clear_cache()  # type: ignore[attr-defined]
     uvicorn.addHandler(handler)
     logs.configure("api", stream)
     uvicorn.info("Started", extra={"color_message": "\x1b[1mStarted"})
