@@ -28,7 +28,7 @@ STUDY_SCHEMA = "optuna"
 
 CONNECT_TIMEOUT = 5  # seconds
 POOL_TIMEOUT = 10  # seconds that a request waits for a free connection
-POOL_SIZE = 5  # connections kept open per process
+POOL_SIZE = 5  # connections kept open per process, unless it says otherwise
 POOL_OVERFLOW = 10  # connections opened beyond that under load
 
 RESTED_AFTER = 1.0  # seconds in the pool after which a connection is asked whether it lives
@@ -51,17 +51,18 @@ class Database:
 
     Args:
         url: ``postgresql://...`` in libpq's or SQLAlchemy's spelling; psycopg 3 is used whatever it says.
+        pool_size: connections kept open; opening one takes longer than most transactions.
 
     Raises:
         DatabaseUnavailable: ``url`` is not the URL of a Postgres database.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pool_size: int = POOL_SIZE) -> None:
         self._url = _read_url(url)
         self.engine: Engine = create_engine(
             _with_search_path(self._url, f"{QUEUE_SCHEMA},public"),
             connect_args=KEEPALIVES,
-            pool_size=POOL_SIZE,
+            pool_size=pool_size,
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_TIMEOUT,
         )
