@@ -34,7 +34,7 @@ PROTECTED: dict[int | str, dict[str, Any]] = {
 THREADS = max(4, 2 * (os.cpu_count() or 1))
 """Requests that are worked on side by side, each on a connection kept open.
 
-They share one interpreter: on two cores 20 clients submit 209 searches a second with 4 threads, 170 with 8, 130 with 40.
+They share one interpreter: on two cores 20 clients submit 209 searches a second with 4 threads, 130 with 40.
 """
 
 DESCRIPTION = """\
