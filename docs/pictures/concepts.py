@@ -244,7 +244,7 @@ def certificate() -> str:
     return picture.svg()
 
 
-STEPS, ROWS_FACTOR, ENGINE, OVER_OWN, OVER_PLAIN = 2.3, 4.7, 2.2, 10.7, 23.6
+STEPS, ROWS_FACTOR, ENGINE, OVER_OWN, OVER_PLAIN = 2.3, 4.8, 2.2, 10.9, 24.5
 """README: `examples/omniglot_5way_1shot_compiled.yaml` on 2026-11-23, two cores of an AMD EPYC."""
 
 
