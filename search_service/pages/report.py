@@ -21,15 +21,15 @@ from search_service.domain.keys import Scope
 from search_service.domain.result import SearchResult
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
 from search_service.domain.thresholds import answer_at
-from search_service.pages import answer, candidates, comparison, words
-from search_service.pages.candidates import ROWS_PER_PAGE, TrialColumn
+from search_service.pages import answer, comparison, words
 from search_service.pages.grids import Grid, grid_of
 from search_service.pages.plane import Address, Plane, plane_of_result, plane_of_trials
 from search_service.pages.routing import PageRoute, seen
 from search_service.pages.templates import page
-from search_service.storage import codec, events, keys, searches, trials
+from search_service.storage import codec, events, keys, searches, trial_lists, trials
 from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow, TrialRow
+from search_service.storage.trial_lists import ROWS_PER_PAGE, TrialColumn
 from search_service.storage.trials import TrialState
 
 RETRAINING = (Phase.RETRAINING, Phase.RETRAINED_CERTIFICATE)
@@ -144,11 +144,11 @@ def show_trial(request: Request, search_id: SearchId, number: str, caller: Reade
     """One candidate, with all that is known of it."""
     with database.session() as session:
         view = SearchView.of(searches.get(session, search_id))
-        row = candidates.numbered(session, search_id, _number(number))
+        row = trial_lists.numbered(session, search_id, _number(number))
         if row is None:
             raise NotFound("candidate", number)
         line = _line(row, view.spec)
-        neighbours = {near: candidates.numbered(session, search_id, row.number + near) is not None for near in (-1, 1)}
+        neighbours = {near: trial_lists.numbered(session, search_id, row.number + near) is not None for near in (-1, 1)}
     return page(
         request,
         "trial",
@@ -199,10 +199,10 @@ def _report(database: Database, search_id: UUID, query: TrialQuery) -> Report:
         row = searches.get(session, search_id)
         view = SearchView.of(row)
         result = None if row.result is None else codec.result_from_json(row.result)
-        rows = candidates.sorted_page(
+        rows = trial_lists.sorted_page(
             session, search_id, query.column, descending=query.descending, state=query.state, page=query.page
         )
-        best = None if view.status.is_final else candidates.best(session, search_id)
+        best = None if view.status.is_final else trial_lists.best(session, search_id)
         key = keys.get(session, row.key_id)
         return Report(
             view=view,
@@ -224,15 +224,15 @@ def _plane(session: Session, row: SearchRow, spec: SearchSpec, result: SearchRes
         drawn = [point.candidate for point in result.front]
         drawn += [result.fastest.candidate, result.baseline.candidate]
         drawn += [entry.candidate for entry in result.full_by_steps]
-        return plane_of_result(result, _addresses(row.id, candidates.named(session, row.id, drawn).values()))
-    judged = candidates.judged(session, row.id)
+        return plane_of_result(result, _addresses(row.id, trial_lists.named(session, row.id, drawn).values()))
+    judged = trial_lists.judged(session, row.id)
     threshold = row.max_degradation or _absolute(spec)
     return plane_of_trials(judged, threshold, spec.tasks.metric, _addresses(row.id, judged))
 
 
 def _ways(session: Session, search_id: UUID, spec: SearchSpec, result: SearchResult) -> list[comparison.Way]:
     parts = comparison.part_candidates(len(result.baseline.units), result.baseline.steps)
-    known = candidates.named(session, search_id, [text for texts in parts.values() for text in texts])
+    known = trial_lists.named(session, search_id, [text for texts in parts.values() for text in texts])
     return comparison.ways(result, spec, known)
 
 

@@ -1,4 +1,4 @@
-"""A search's candidates in the order and the numbers that pages show. Never commits."""
+"""Trials in the orders, and as many, as people look at. Never commits."""
 
 from __future__ import annotations
 
