@@ -22,13 +22,13 @@ PREFIX = "/v1"
 
 SPEC_EXAMPLES: dict[str, Example] = {
     "glyphs": {
-        "summary": "Drawn characters, 5-way 1-shot; needs no dataset",
+        "summary": "Drawn characters, 5-way 1-shot; needs no dataset, takes a minute",
         "value": {
             "name": "glyphs, 5-way 1-shot",
             "tasks": {"family": "glyphs", "ways": 5, "shots": 1, "queries": 15},
-            "model": {"network": "conv4", "filters": 32},
-            "meta_training": {"inner_steps": 5, "inner_rate": 0.1, "iterations": 2000},
-            "max_degradation": 0.01,
+            "model": {"network": "conv4", "filters": 16},
+            "meta_training": {"inner_steps": 5, "inner_rate": 0.1, "iterations": 300},
+            "max_degradation": 0.02,
         },
     },
     "omniglot": {
