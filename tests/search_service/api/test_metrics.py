@@ -131,3 +131,9 @@ def test_a_request_has_one_line_but_not_where_health_is_asked(
         ("GET", None, 404, None),
     ]
     assert all(0 <= line["seconds"] < 10 for line in told)
+
+
+def test_prometheus_asks_pods_by_their_addresses(client: TestClient) -> None:
+    assert client.get("/metrics", headers={"host": "10.1.2.3:8000"}).status_code == 200
+    assert client.get("/v1/searches", headers={"host": "10.1.2.3:8000"}).status_code == 421
+    assert client.get("/metrics", headers={"host": "10.1.2.3:8000", "authorization": "Bearer x"}).status_code == 401
