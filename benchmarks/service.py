@@ -57,6 +57,8 @@ OPEN_RATE, OPEN_S = 50.0, 15.0
 CLOSED_S = 10.0
 LISTENERS = 200
 LISTED = 100_000
+FIGURES = 4_000
+"""Words of a result, and of the timings behind it: 30 kB each."""
 PAGES = 200
 SETTLE_S, WINDOW_S = 4.0, 20.0
 """Seconds of a scaling run before counting begins, and of counting."""
@@ -287,17 +289,19 @@ async def one_listener(client: httpx.AsyncClient) -> list[float]:
 
 
 def fill(made: Service) -> None:
-    """Store very many searches that are over, all alike but for their names and times."""
+    """Store very many searches that have succeeded, alike but for names and times, with results of real size."""
     with made.database.session() as session:
         session.execute(
             text("""
                 insert into lambda_search.searches (id, spec, status, device, priority, key_id, checkpoint, created_at,
-                                                    finished_at)
-                select gen_random_uuid(), jsonb_set(spec, '{name}', to_jsonb('number ' || number)), 'cancelled', device,
-                       number % 7, key_id, checkpoint, now() - number * interval '1 second', now()
+                                                    finished_at, result, timings)
+                select gen_random_uuid(), jsonb_set(spec, '{name}', to_jsonb('number ' || number)), 'succeeded', device,
+                       number % 7, key_id, checkpoint, now() - number * interval '1 second', now(),
+                       jsonb_build_object('all', repeat('figures ', :figures)),
+                       jsonb_build_object('all', repeat('figures ', :figures))
                 from (select * from lambda_search.searches limit 1) one, generate_series(1, :count) number
             """),
-            {"count": LISTED},
+            {"count": LISTED, "figures": FIGURES},
         )
     with made.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("vacuum analyze lambda_search.searches"))

@@ -76,7 +76,7 @@ class _Seen:
 def _look(database: Database, search_id: UUID, after: int) -> _Seen:
     """What is new of a search."""
     with database.reading() as session:
-        row = searches.get(session, search_id)
+        row = searches.glance(session, search_id)
         rows = events.after(session, search_id, after, EVENTS_AT_ONCE)
         view = SearchView.of(row)
     progress = view.model_dump(mode="json", include={"status", "phase", "progress", "share", "left_s"})

@@ -138,7 +138,7 @@ def get_search(
 ) -> SearchView | Response:
     """Show a search: its status, what it is doing and how far that is."""
     with database.reading() as session:
-        view = SearchView.of(searches.get(session, search_id))
+        view = SearchView.of(searches.glance(session, search_id))
     if _names(if_none_match, view.version):
         return Response(status_code=304, headers={"ETag": _etag(view.version)})
     response.headers["ETag"] = _etag(view.version)
@@ -167,7 +167,7 @@ def list_trials(search_id: SearchId, query: Annotated[TrialQuery, Query()], _: R
     """List the candidates of a search and what is known of each."""
     after = None if query.cursor is None else paging.read_trial_cursor(query.cursor)
     with database.reading() as session:
-        searches.get(session, search_id)
+        searches.glance(session, search_id)
         rows = trials.page(session, search_id, limit=query.limit + 1, after=after, state=query.state)
     shown = rows[: query.limit]
     more = len(rows) > len(shown)

@@ -170,6 +170,7 @@ def _look(database: Database, query: ListQuery) -> tuple[Sequence[SearchRow], st
             after=after,
             statuses=[] if query.status is None else [query.status],
             name=query.name or None,
+            with_results=True,
         )
     shown = rows[:SEARCHES_PER_PAGE]
     return shown, paging.search_cursor(shown[-1], query.sort) if len(rows) > len(shown) else None

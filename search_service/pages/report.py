@@ -143,7 +143,7 @@ def show_search(
 def show_trial(request: Request, search_id: SearchId, number: str, caller: Reader, database: Db) -> Response:
     """One candidate, with all that is known of it."""
     with database.session() as session:
-        view = SearchView.of(searches.get(session, search_id))
+        view = SearchView.of(searches.glance(session, search_id))
         row = trial_lists.numbered(session, search_id, _number(number))
         if row is None:
             raise NotFound("candidate", number)

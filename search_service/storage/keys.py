@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -123,10 +123,10 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _in_force(session: Session, condition: object) -> ApiKeyRow | None:
+def _in_force(session: Session, condition: ColumnElement[bool]) -> ApiKeyRow | None:
     now = func.now()
     query = select(ApiKeyRow).where(
-        condition,  # type: ignore[arg-type]
+        condition,
         ApiKeyRow.digest != "",
         ApiKeyRow.revoked_at.is_(None),
         or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, or_, select, true, tuple_, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from search_service.domain.errors import NotFound, ResultNotReady, SearchCancelled, SearchFailed
 from search_service.domain.events import EventKind
@@ -20,6 +20,9 @@ from search_service.storage import codec, events
 from search_service.storage.database import server_time
 from search_service.storage.tables import ApiKeyRow, SearchRow
 
+WITH_RESULT = (defer(SearchRow.timings, raiseload=True), defer(SearchRow.latency_model, raiseload=True))
+LIGHT = (*WITH_RESULT, defer(SearchRow.result, raiseload=True))
+"""Ways to load a search without its large documents; asking such a row for one raises."""
 ANSWERED_LOOKED_AT = 20
 """Searches with the same question that are looked at for an answer."""
 
@@ -72,6 +75,18 @@ def get(session: Session, search_id: UUID) -> SearchRow:
     return row
 
 
+def glance(session: Session, search_id: UUID) -> SearchRow:
+    """The search as it stands, without what is large: for who shows where it stands, again and again.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = session.get(SearchRow, search_id, options=LIGHT)
+    if row is None:
+        raise NotFound("search", str(search_id))
+    return row
+
+
 def lock(session: Session, search_id: UUID) -> SearchRow:
     """The search, locked until the transaction ends. Lock it before any token or trial of it.
 
@@ -112,6 +127,7 @@ def page(
     device: str | None = None,
     key_id: UUID | None = None,
     name: str | None = None,
+    with_results: bool = False,
 ) -> Sequence[SearchRow]:
     """Searches in an order.
 
@@ -124,12 +140,14 @@ def page(
         device: only those for this device class.
         key_id: only those of this key.
         name: only those whose name contains this, in capitals or not.
+        with_results: load their results too; what else is large is never loaded.
     """
     columns: list[InstrumentedAttribute[Any]] = [SearchRow.created_at, SearchRow.id]
     if sort.column == "priority":
         columns.insert(0, SearchRow.priority)
     descending = sort.startswith("-")
-    query = select(SearchRow).order_by(*(column.desc() if descending else column.asc() for column in columns))
+    query = select(SearchRow).options(*(WITH_RESULT if with_results else LIGHT))
+    query = query.order_by(*(column.desc() if descending else column.asc() for column in columns))
     if after is not None:
         here = tuple_(*columns)
         query = query.where(here < after if descending else here > after)
