@@ -1,87 +1,111 @@
-"""The Optuna dashboard on the study's storage, for looking only: ``python -m workers.dashboard``.
+"""The Optuna dashboard on the study's storage, behind the service's keys: ``python -m workers.dashboard``.
 
-optuna-dashboard has no login, no Host check, and routes that delete. In front of it stands a gate that lets reading
-requests through, and only those that name this host: a foreign page that points its own name at this address is
-refused. Imports no torch.
+optuna-dashboard has no login, no Host check, and routes that delete. In front of it stands a gate that asks for a key
+or for the session of the report page, lets only admins change anything, and refuses foreign pages: those that point
+their own name at this address, and those that make a browser send what it knows. Imports no torch.
 """
 
 from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, cast
 
 import optuna_dashboard
 import typer
 import uvicorn
 from a2wsgi import WSGIMiddleware
-from a2wsgi.asgi_typing import ASGIApp, Receive, Scope, Send
+from fastapi.security import HTTPBasic, HTTPBearer
 from optuna.storages import BaseStorage
+from starlette import types as asgi
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from search_service import logs
-from search_service.domain.errors import DatabaseUnavailable
+from search_service.domain.errors import DatabaseUnavailable, Forbidden
+from search_service.domain.keys import Scope
+from search_service.guard import COOKIE, READING_METHODS, bracketed, check_same_origin, find_key, is_meant
 from search_service.settings import ENV_PREFIX, Settings
 from search_service.storage.database import Database
 from workers.search.study import open_study_storage
 
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
+CHALLENGE = {"www-authenticate": 'Basic realm="lambda-search: an API key as the password, any name", charset="UTF-8"'}
 
 HTTP_THREADS = 8
 SHUTDOWN_TIMEOUT = 5  # seconds that requests under way get to finish
 UNUSABLE = 2  # exit status where the dashboard cannot start as told
 
 
+_bearer = HTTPBearer(auto_error=False)
+_basic = HTTPBasic(auto_error=False)
+
+
 class Gate:
-    """Lets requests through that only read and that name an allowed host; answers ``/livez`` itself.
+    """Lets requests through that a key allows; answers ``/livez`` itself.
+
+    A key comes as ``Authorization: Bearer KEY``, as the password of HTTP's basic login under any name, which browsers
+    ask for, or by the session of a browser that signed in on the report page.
 
     Args:
         app: the ASGI application behind.
-        allowed_hosts: what a Host header may name, without port; IPv6 addresses in brackets.
+        database: where the keys are.
+        names: what the dashboard goes by beside the names of this machine for itself; see
+            :func:`search_service.guard.is_meant`.
     """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str]) -> None:
+    def __init__(self, app: asgi.ASGIApp, database: Database, names: Iterable[str] = ()) -> None:
         self._app = app
-        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._database = database
+        self._names = tuple(names)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             raise NotImplementedError(f"the dashboard speaks HTTP only, not {scope['type']}")
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if scope["path"] == "/livez" and scope["method"] in READING_METHODS:
-            await _answer(send, 200, "alive")
-        elif len(hosts) != 1:
-            await _answer(send, 400, "a request must have one Host header")
-        elif _host_name(hosts[0]) not in self._allowed_hosts:
-            await _answer(
-                send,
-                421,
-                f"'{hosts[0]}' is not a name of this dashboard; allow it with --allowed-host where it should be",
-            )
-        elif scope["method"] not in READING_METHODS:
-            await _answer(
-                send,
-                405,
-                f"the dashboard only shows; {scope['method']} is refused",
-                [(b"allow", ", ".join(sorted(READING_METHODS)).encode())],
-            )
-        else:
-            await self._app(scope, receive, send)
+        answer = await self._own_answer(Request(scope))
+        await (answer or self._app)(scope, receive, send)
+
+    async def _own_answer(self, request: Request) -> Response | None:
+        """What is answered without the dashboard; None where it may answer."""
+        reads = request.method in READING_METHODS
+        if request.url.path == "/livez" and reads:
+            return _say(200, "alive")
+        if not is_meant(request, self._names):
+            said = request.headers.get("host", "")
+            return _say(421, f"the dashboard does not go by the name '{said}': allow it in {ENV_PREFIX}ALLOWED_HOSTS")
+        sent = await _sent(request)
+        try:
+            key = await run_in_threadpool(find_key, self._database, sent, request.cookies.get(COOKIE))
+        except DatabaseUnavailable as error:
+            return _say(503, str(error), {"retry-after": "5"})
+        if key is None:
+            return _say(401, "sign in on the report page, or give an API key as the password", CHALLENGE)
+        if reads:
+            return None
+        if not Scope(key.scope).allows(Scope.ADMIN):
+            return _say(403, f"key '{key.name}' has scope '{key.scope}': it may look only, '{Scope.ADMIN}' may change")
+        try:
+            check_same_origin(request)
+        except Forbidden as error:
+            return _say(403, str(error))
+        return None
 
 
-def create_app(storage: BaseStorage, allowed_hosts: Iterable[str] = ()) -> Gate:
+def create_app(storage: BaseStorage, database: Database, names: Iterable[str] = ()) -> Gate:
     """The dashboard as an ASGI application, at ``/``.
 
     Args:
         storage: Optuna's storage.
-        allowed_hosts: what a Host header may name beside the names of this machine for itself.
+        database: where the keys are.
+        names: what it goes by beside the names of this machine for itself.
     """
     dashboard = WSGIMiddleware(optuna_dashboard.wsgi(storage), workers=HTTP_THREADS)
-    return Gate(dashboard, LOCAL_HOSTS | {_bracketed(host) for host in allowed_hosts})
+    return Gate(cast(asgi.ASGIApp, dashboard), database, names)
 
 
 cli = typer.Typer(add_completion=False)
@@ -91,14 +115,11 @@ cli = typer.Typer(add_completion=False)
 def main(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(help="A name under which browsers may ask, beside localhost and --host; may be repeated."),
-    ] = None,
 ) -> None:
-    """Show the Optuna studies of every search, for looking only."""
+    """Show the Optuna studies of every search to holders of a key; only admins change anything."""
     logs.configure("dashboard")
-    url = Settings().database_url
+    settings = Settings()
+    url = settings.database_url
     if url is None:
         raise _unusable(f"no database: set {ENV_PREFIX}DATABASE_URL to postgresql://user:password@host:port/database")
     try:
@@ -106,9 +127,8 @@ def main(
         storage = open_study_storage(database)
     except DatabaseUnavailable as error:
         raise _unusable(str(error)) from error
-    names = {*(allowed_host or ()), *({host} - ANY_ADDRESS)}
     config = uvicorn.Config(
-        create_app(storage, names),
+        create_app(storage, database, {*settings.allowed_hosts, *({host} - ANY_ADDRESS)}),
         host=host,
         port=port,
         lifespan="off",
@@ -136,26 +156,24 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
-            name = "localhost" if self.config.host in ANY_ADDRESS else _bracketed(self.config.host)
+            name = "localhost" if self.config.host in ANY_ADDRESS else bracketed(self.config.host)
             typer.echo(f"Optuna dashboard: http://{name}:{port}")
 
 
-async def _answer(send: Send, status: int, message: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    body = f"{message}\n".encode()
-    described = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*described, *headers]})
-    await send({"type": "http.response.body", "body": body})
+async def _sent(request: Request) -> str | None:
+    """The key that a request carries."""
+    bearer = await _bearer(request)
+    if bearer is not None:
+        return bearer.credentials
+    try:
+        basic = await _basic(request)
+    except HTTPException:  # what stands there cannot be read
+        return ""
+    return None if basic is None else basic.password
 
 
-def _host_name(header: str) -> str:
-    """A Host header without its port."""
-    name, colon, port = header.rpartition(":")
-    return (name if colon and (not port or port.isdigit()) else header).lower()
-
-
-def _bracketed(host: str) -> str:
-    """A host as URLs and Host headers write it: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+def _say(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return PlainTextResponse(f"{message}\n", status, headers)
 
 
 def _unusable(reason: str) -> typer.Exit:

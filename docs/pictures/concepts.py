@@ -290,7 +290,7 @@ def processes() -> str:
 
     process(20, 30, 180, "people, programs", "browser, command", "line, HTTP")
     process(280, 30, 180, "API", "takes searches,", "shows how they go")
-    process(280, 150, 180, "dashboard", "Optuna studies,", "for looking only")
+    process(280, 150, 180, "dashboard", "Optuna studies,", "behind the same keys")
     process(540, 30, 200, "Postgres", "searches, trials,", "results, queue", fill="#e8eff8")
     process(540, 150, 200, "worker", "takes work, stores", "what came out")
     process(540, 270, 200, "evaluator", "computes on one device;", "child of its worker", fill="#fbeee7")

@@ -1,11 +1,10 @@
-"""Who asks, and whether they may: API keys, sessions of browsers, and the names that this service goes by."""
+"""Who asks, and whether they may: API keys and sessions of browsers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -15,12 +14,8 @@ from starlette.exceptions import HTTPException
 from search_service.api.context import AppSettings, Db
 from search_service.domain.errors import Forbidden, Unauthenticated
 from search_service.domain.keys import DEFAULT_MAX_QUEUED, Scope
-from search_service.storage import keys
+from search_service.guard import COOKIE, check_same_origin, find_key, is_meant
 from search_service.storage.tables import ApiKeyRow, SearchRow
-
-COOKIE = "lambda_search_session"
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `lambda-search keys create`.")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="A browser's session, from `/sign-in`.")
@@ -62,43 +57,13 @@ def caller_of(
         Unauthenticated: no key, or none that is in force.
         Forbidden: a session is used from a foreign page.
     """
-    caller = find_caller(request, database, bearer, cookie)
-    if caller is None:
+    row = find_key(database, None if bearer is None else bearer.credentials, cookie)
+    if row is None:
         raise Unauthenticated("send an API key that is in force: `Authorization: Bearer KEY`, or sign in at /sign-in")
-    return caller
-
-
-def find_caller(
-    request: Request, database: Db, bearer: HTTPAuthorizationCredentials | None, cookie: str | None
-) -> Caller | None:
-    """Whoever asks, if it is anybody."""
-    if bearer is None and cookie is None:
-        return None
-    with database.reading() as session:
-        if bearer is not None:
-            row = keys.find(session, bearer.credentials)
-        else:
-            row = keys.of_session(session, cookie or "")
-            if row is not None:
-                check_same_origin(request)
-        if row is not None:
-            request.state.key_name = row.name  # for the log
-        return None if row is None else Caller.of(row)
-
-
-def check_same_origin(request: Request) -> None:
-    """Refuse what a foreign page makes a signed-in browser send.
-
-    Raises:
-        Forbidden: the request changes something and does not come from a page of this service.
-    """
-    if request.method in READING_METHODS:
-        return
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    is_own = urlsplit(origin).netloc == request.headers.get("host") if origin else site in ("same-origin", "none")
-    if not is_own or site in ("cross-site", "same-site"):
-        raise Forbidden("a browser's session may change things from this service's own pages only")
+    if bearer is None:
+        check_same_origin(request)
+    request.state.key_name = row.name  # for the log
+    return Caller.of(row)
 
 
 def _needs(scope: Scope) -> Callable[[Caller], Caller]:
@@ -111,23 +76,16 @@ def _needs(scope: Scope) -> Callable[[Caller], Caller]:
 
 
 async def check_host(request: Request, settings: AppSettings) -> None:
-    """Refuse requests under a name that this service does not go by: a foreign page may point its own at this address.
+    """Refuse requests under a name that this service does not go by.
 
     Raises:
         HTTPException: 421, it does not.
     """
-    names = LOCAL_HOSTS | {name.lower() for name in settings.allowed_hosts}
-    hosts = request.headers.getlist("host")
-    if "*" not in names and (len(hosts) != 1 or _without_port(hosts[0]) not in names):
-        said = hosts[0] if hosts else ""
+    if not is_meant(request, settings.allowed_hosts):
+        said = request.headers.get("host", "")
         raise HTTPException(
             421, f"this service does not go by the name '{said}': allow it in LAMBDA_SEARCH_ALLOWED_HOSTS"
         )
-
-
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return (name if colon and (not port or port.isdigit()) else host).lower()
 
 
 Reader = Annotated[Caller, Depends(_needs(Scope.READ))]

@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from search_service.api import problems
-from search_service.api.access import READING_METHODS
 from search_service.domain.errors import FieldProblem, LambdaSearchError, Unauthenticated
+from search_service.guard import READING_METHODS
 from search_service.pages import security
 from search_service.pages.templates import page
 from search_service.storage import codec

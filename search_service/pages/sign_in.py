@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.security import APIKeyCookie
 from starlette.responses import Response
 
-from search_service.api.access import COOKIE, check_same_origin
 from search_service.api.context import Db
+from search_service.guard import COOKIE, check_same_origin
 from search_service.pages import security
 from search_service.pages.routing import SIGN_IN, PageRoute, seen
 from search_service.pages.templates import page

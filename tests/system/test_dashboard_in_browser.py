@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from search_service.domain.keys import NewKey, Scope
 from search_service.domain.lambda_pattern import constant_row_patterns
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
-from search_service.storage import searches, trials
+from search_service.storage import keys, searches, trials
 from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
 from tests.made_up_result import made_up_result
@@ -85,10 +86,15 @@ def dashboard_url(database_url: str, study: None) -> Iterator[str]:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
+def page(database: Database) -> Iterator[Page]:
+    """A browser that knows a key."""
+    with database.session() as session:
+        _, secret = keys.create(session, NewKey(name="who looks", scope=Scope.READ))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=BROWSER_OPTIONS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page = browser.new_page(
+            viewport={"width": 1400, "height": 1000}, http_credentials={"username": "anybody", "password": secret}
+        )
         page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         yield page

@@ -12,6 +12,9 @@ import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from search_service.domain.keys import NewKey, Scope
+from search_service.guard import COOKIE
+from search_service.storage import keys
 from search_service.storage.database import Database
 from workers.dashboard import Gate, create_app
 from workers.search.study import open_study_storage
@@ -27,9 +30,23 @@ def storage(database: Database) -> Iterator[optuna.storages.RDBStorage]:
     storage.engine.dispose()
 
 
+def secret_of(database: Database, scope: Scope) -> str:
+    with database.session() as session:
+        return keys.create(session, NewKey(name=f"who may {scope}", scope=scope))[1]
+
+
 @pytest.fixture
-def browser(storage: optuna.storages.RDBStorage) -> TestClient:
-    return TestClient(create_app(storage, ["search.example.org", "fe80::1"]), base_url="http://localhost:8080")
+def reader(storage: optuna.storages.RDBStorage, database: Database) -> TestClient:
+    """The dashboard, asked with a key that may read."""
+    app = create_app(storage, database, ["search.example.org", "fe80::1"])
+    headers = {"Authorization": f"Bearer {secret_of(database, Scope.READ)}"}
+    return TestClient(app, base_url="http://localhost:8080", headers=headers)
+
+
+@pytest.fixture
+def stranger(storage: optuna.storages.RDBStorage, database: Database) -> TestClient:
+    """The dashboard, asked without a key."""
+    return TestClient(create_app(storage, database), base_url="http://localhost:8080")
 
 
 class Untouchable:
@@ -40,8 +57,8 @@ class Untouchable:
 
 
 @pytest.fixture
-def guarded() -> TestClient:
-    return TestClient(Gate(Untouchable(), {"localhost"}), base_url="http://localhost:8080")
+def guarded(database: Database) -> TestClient:
+    return TestClient(Gate(Untouchable(), database), base_url="http://localhost:8080")
 
 
 def environment(database_url: str | None) -> dict[str, str]:
@@ -54,44 +71,104 @@ def run_dashboard(database_url: str | None, *arguments: str) -> subprocess.Compl
     return subprocess.run(command, env=environment(database_url), capture_output=True, text=True, timeout=60)
 
 
-def test_it_shows_the_studies(browser: TestClient) -> None:
-    assert [study["study_name"] for study in browser.get("/api/studies").json()["study_summaries"]] == [STUDY]
-    assert browser.get("/", follow_redirects=True).headers["content-type"].startswith("text/html")
-    assert browser.head("/dashboard").status_code == 200
+def studies(browser: TestClient, **how: Any) -> list[str]:
+    answer = browser.get("/api/studies", **how)
+    assert answer.status_code == 200
+    return [study["study_name"] for study in answer.json()["study_summaries"]]
 
 
+def test_it_shows_the_studies(reader: TestClient) -> None:
+    assert studies(reader) == [STUDY]
+    assert reader.get("/", follow_redirects=True).headers["content-type"].startswith("text/html")
+    assert reader.head("/dashboard").status_code == 200
+
+
+def test_without_a_key_it_shows_nothing_and_browsers_ask_for_one(guarded: TestClient) -> None:
+    for path in ("/", "/dashboard", "/api/studies", "/static/bundle.js"):
+        answer = guarded.get(path)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"].startswith("Basic ")
+    assert guarded.delete("/api/studies/1").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer lsk_made_up"},
+        {"Authorization": "Basic !"},
+        {"Authorization": "Basic bm8gY29sb24="},
+        {"Cookie": f"{COOKIE}=made-up"},
+    ],
+)
+def test_what_is_no_key_opens_nothing(guarded: TestClient, headers: dict[str, str]) -> None:
+    assert guarded.get("/api/studies", headers=headers).status_code == 401
+
+
+def test_a_key_may_be_the_password_of_any_name(stranger: TestClient, database: Database) -> None:
+    assert studies(stranger, auth=("anybody", secret_of(database, Scope.READ))) == [STUDY]
+
+
+def test_a_session_of_the_report_opens_the_dashboard_until_its_key_is_revoked(
+    stranger: TestClient, database: Database
+) -> None:
+    with database.session() as session:
+        key, _ = keys.create(session, NewKey(name="in a browser", scope=Scope.READ))
+        secret, _ = keys.open_session(session, key)
+    stranger.cookies.set(COOKIE, secret)
+    assert studies(stranger) == [STUDY]
+    with database.session() as session:
+        keys.revoke(session, key.id)
+    assert stranger.get("/api/studies").status_code == 401
+
+
+@pytest.mark.parametrize("scope", [Scope.READ, Scope.SUBMIT])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
-def test_it_changes_nothing(guarded: TestClient, method: str) -> None:
-    answer = guarded.request(method, "/api/studies/1")
-    assert answer.status_code == 405
-    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
-    assert answer.text == f"the dashboard only shows; {method} is refused\n"
+def test_who_is_no_admin_changes_nothing(guarded: TestClient, database: Database, method: str, scope: Scope) -> None:
+    headers = {"Authorization": f"Bearer {secret_of(database, scope)}"}
+    answer = guarded.request(method, "/api/studies/1", headers=headers)
+    assert answer.status_code == 403
+    assert f"has scope '{scope}'" in answer.text
 
 
-def test_a_study_outlives_an_attempt_to_delete_it(browser: TestClient, storage: optuna.storages.RDBStorage) -> None:
-    study_id = storage.get_study_id_from_name(STUDY)
-    assert browser.delete(f"/api/studies/{study_id}").status_code == 405
-    assert storage.get_study_name_from_id(study_id) == STUDY
+def test_a_study_is_deleted_by_admins_only_and_not_from_a_foreign_page(
+    reader: TestClient, stranger: TestClient, storage: optuna.storages.RDBStorage, database: Database
+) -> None:
+    path = f"/api/studies/{storage.get_study_id_from_name(STUDY)}"
+    admin = ("anybody", secret_of(database, Scope.ADMIN))
+    assert reader.delete(path).status_code == 403
+    for origin in ("http://evil.example.org", "http://localhost:8000"):
+        assert stranger.delete(path, auth=admin, headers={"Origin": origin}).status_code == 403
+    assert studies(reader) == [STUDY]
+    assert stranger.delete(path, auth=admin, headers={"Origin": "http://localhost:8080"}).status_code == 204
+    assert studies(reader) == []
 
 
 @pytest.mark.parametrize("host", ["evil.example.org", "evil.example.org:8080", "localhost.evil.example.org", "", ":80"])
 def test_a_foreign_host_is_refused(guarded: TestClient, host: str) -> None:
     answer = guarded.get("/api/studies", headers={"Host": host})
     assert answer.status_code == 421
-    assert "--allowed-host" in answer.text
+    assert "LAMBDA_SEARCH_ALLOWED_HOSTS" in answer.text
 
 
 def test_a_request_with_two_hosts_is_refused(guarded: TestClient) -> None:
     answer = guarded.get("/", headers=[("Host", "localhost"), ("Host", "evil.example.org")])
-    assert answer.status_code == 400
+    assert answer.status_code == 421
 
 
 @pytest.mark.parametrize(
     "host",
     ["localhost", "LOCALHOST:1", "127.0.0.1:8080", "[::1]", "[::1]:8080", "search.example.org:80", "[fe80::1]:8080"],
 )
-def test_names_of_this_host_and_allowed_ones_are_served(browser: TestClient, host: str) -> None:
-    assert browser.get("/api/studies", headers={"Host": host}).status_code == 200
+def test_names_of_this_host_and_allowed_ones_are_served(reader: TestClient, host: str) -> None:
+    assert studies(reader, headers={"Host": host}) == [STUDY]
+
+
+def test_while_the_database_is_away_it_says_so() -> None:
+    gate = Gate(Untouchable(), Database("postgresql://nobody:secret@127.0.0.1:1/nothing"))
+    answer = TestClient(gate, base_url="http://localhost:8080").get("/", headers={"Authorization": "Bearer lsk_key"})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert "secret" not in answer.text
 
 
 def test_livez_answers_without_optuna(guarded: TestClient) -> None:
@@ -117,15 +194,17 @@ def test_where_the_database_does_not_answer_it_says_so() -> None:
 
 
 @pytest.mark.system
-def test_the_process_says_where_it_listens_and_ends_when_told(database_url: str) -> None:
+def test_the_process_says_where_it_listens_and_ends_when_told(database: Database, database_url: str) -> None:
+    key = {"Authorization": f"Bearer {secret_of(database, Scope.READ)}"}
     command = [sys.executable, "-m", "workers.dashboard", "--port", "0"]
     with subprocess.Popen(command, env=environment(database_url), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
         try:
             assert httpx.get(f"{url}/livez").status_code == 200
-            assert httpx.get(f"{url}/api/studies").json() == {"study_summaries": []}
-            assert httpx.post(f"{url}/api/studies").status_code == 405
+            assert httpx.get(f"{url}/api/studies").status_code == 401
+            assert httpx.get(f"{url}/api/studies", headers=key).json() == {"study_summaries": []}
+            assert httpx.post(f"{url}/api/studies", headers=key).status_code == 403
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0

@@ -7,8 +7,8 @@ from http.cookies import SimpleCookie
 import pytest
 from fastapi.testclient import TestClient
 
-from search_service.api.access import COOKIE
 from search_service.domain.keys import Scope
+from search_service.guard import COOKIE
 from search_service.pages.security import local_path
 from search_service.settings import Settings
 from search_service.storage.database import Database
