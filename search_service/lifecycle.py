@@ -6,6 +6,7 @@ event in its own transaction. Asking again for what is so already changes nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from sqlalchemy import text
@@ -145,3 +146,8 @@ def reprioritise(session: Session, search_id: UUID, priority: int) -> SearchRow:
         queue.reprioritise(session, jobs, priority)
         session.flush()
     return search
+
+
+Verb = Callable[[Session, UUID, int], SearchRow]
+VERBS: dict[str, Verb] = {"pause": pause, "resume": resume, "stop": stop, "cancel": cancel}
+"""What can be asked of a search, by the name that people and programs ask it by."""

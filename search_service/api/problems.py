@@ -127,10 +127,11 @@ async def _deliberate(request: Request, error: Exception) -> Response:
     if kind is INTERNAL_ERROR:
         return await _unexpected(request, error)
     headers = HEADERS.get(kind.status)
-    return ProblemResponse(kind, str(error), instance=request.url.path, fields=_fields(error), headers=headers)
+    return ProblemResponse(kind, str(error), instance=request.url.path, fields=fields_of(error), headers=headers)
 
 
-def _fields(error: LambdaSearchError) -> Sequence[FieldProblem]:
+def fields_of(error: LambdaSearchError) -> Sequence[FieldProblem]:
+    """Which fields an error is about, as far as it is about fields."""
     match error:
         case errors.InvalidSpec():
             return [FieldProblem(error.field, error.reason)]

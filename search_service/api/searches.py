@@ -193,10 +193,7 @@ def get_answer(
         return answer_at(searches.result(searches.get(session, search_id)), query.max_degradation)
 
 
-Verb = Callable[[Session, UUID, int], SearchRow]
-
-
-def _add_verb(name: str, verb: Verb, description: str) -> None:
+def _add_verb(name: str, description: str) -> None:
     """One path that moves a search: all take and answer alike."""
 
     @router.post(f"/{{search_id}}:{name}", responses=_MOVED, name=f"{name}_search", description=description)
@@ -209,22 +206,19 @@ def _add_verb(name: str, verb: Verb, description: str) -> None:
         if_match: IfMatch = None,
     ) -> SearchView:
         def moved(session: Session) -> SearchRow:
-            return verb(session, search_id, settings.max_running_searches)
+            return lifecycle.VERBS[name](session, search_id, settings.max_running_searches)
 
         return _move(database, search_id, caller, if_match, response, moved)
 
 
-_add_verb(
-    "pause", lifecycle.pause, "Begin no more work for a search; what runs is finished. Another may have its place."
-)
-_add_verb("resume", lifecycle.resume, "Let a paused search go on when its turn comes.")
+_add_verb("pause", "Begin no more work for a search; what runs is finished. Another may have its place.")
+_add_verb("resume", "Let a paused search go on when its turn comes.")
 _add_verb(
     "stop",
-    lifecycle.stop,
     "Answer from what is known: nothing more is screened, what has survived is timed and proved. A search that does "
     "not even have its model yet is cancelled.",
 )
-_add_verb("cancel", lifecycle.cancel, "Cancel a search, now. What it has learned stays stored for others.")
+_add_verb("cancel", "Cancel a search, now. What it has learned stays stored for others.")
 
 
 def _move(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from search_service import wording
 from search_service.client import KeyView, SearchView
 from search_service.domain.result import PatternFigures, Quality, Ratio, Retrained, SearchResult
 from search_service.domain.search import Phase
@@ -19,13 +20,6 @@ PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
 ROOMY_WIDTH = 110  # characters from which columns stand apart
 NOTHING = "-"
 METRICS = {"accuracy": "accuracy", "negative_mse": "negative mean squared error"}
-MOST_NAMED = 6
-"""Candidates of a list that are named."""
-METHODS = {
-    "betting": "betting test, valid for any distribution of losses however often one looks",
-    "empirical_bernstein": "empirical-Bernstein bound, valid for any distribution of losses however often one looks",
-    "asymptotic": "asymptotic confidence sequence, without guarantee where losses are rare and large",
-}
 
 
 def stdout_console() -> Console:
@@ -122,7 +116,7 @@ def show_answer(document: dict[str, Any], console: Console) -> None:
         return
     console.print(f"{threshold:.4g} needs evaluation: {document['reason']}.")
     if document["candidates"]:
-        console.print(f"Candidates that may qualify: {_few(document['candidates'])}.")
+        console.print(f"Candidates that may qualify: {wording.few(document['candidates'])}.")
     console.print(f"Another search takes about {document['estimated_s']:.0f} s; it reuses what is known.")
 
 
@@ -177,7 +171,7 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield "threshold", f"at most {result.max_degradation:.4g} in {_metric(result)} may be lost (max_degradation)"
     yield "speedup", "over this engine's own baseline; speedup_over_plain: over plain PyTorch on the same baseline"
     yield "confidence", f"{result.confidence:.4g}"
-    yield "method", METHODS.get(result.method, result.method)
+    yield "method", wording.METHODS.get(result.method, result.method)
     yield "confirmed on", f"{classes}{confirmed.episodes} episodes of split {confirmed.split}"
     if confirmed.class_interval is not None:
         low, high = confirmed.class_interval.low, confirmed.class_interval.high
@@ -207,9 +201,9 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     if low < high:
         yield "other thresholds", f"{low:.4g} to {high:.4g} are answered with no new evaluation (lambda-search answer)"
     if effort.unresolved:
-        yield "unresolved", f"{_few(effort.unresolved)}: too near the threshold to be told from it"
+        yield "unresolved", f"{wording.few(effort.unresolved)}: too near the threshold to be told from it"
     yield "statistics", f"norm_statistics {result.norm_statistics}"
-    yield "device", f"{_device(result.device)}, runtime {result.runtime}"
+    yield "device", f"{wording.device(result.device)}, runtime {result.runtime}"
     names = [name for name in (*Phase, "total") if name in result.seconds]
     yield "seconds", ", ".join(f"{name} {result.seconds[name]:.1f}" for name in names)
 
@@ -223,20 +217,6 @@ def _retrained(retrained: Retrained, result: SearchResult) -> str:
         f"{NOTHING if bound is None else f'{bound:.4f}'} (upper bound of degradation, {retrained.episodes} episodes); "
         f"checkpoint {retrained.checkpoint['id'][:12]}"
     )
-
-
-def _few(candidates: list[str]) -> str:
-    """The first of many."""
-    more = len(candidates) - MOST_NAMED
-    return ", ".join(candidates[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _device(device: dict[str, Any]) -> str:
-    parts = [str(device.get("gpu") or device.get("processor") or device.get("class", "unknown"))]
-    if threads := device.get("threads"):
-        parts.append("1 thread" if threads == 1 else f"{threads} threads")
-    parts += [f"torch {device['torch']}"] if device.get("torch") else []
-    return ", ".join(parts)
 
 
 def _metric(result: SearchResult) -> str:

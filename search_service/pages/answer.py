@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from search_service import wording
 from search_service.domain.certificate import GUARANTEED
 from search_service.domain.result import PatternFigures, Retrained, SearchResult
 from search_service.domain.search import SearchSpec
 from search_service.domain.thresholds import ThresholdAnswer, answerable
 from search_service.pages import words
 
-METHODS = {
-    "betting": "a betting test, valid for any distribution of losses however often one looks",
-    "empirical_bernstein": "an empirical-Bernstein bound, valid for any distribution of losses however often one looks",
-    "asymptotic": "an asymptotic confidence sequence, without guarantee where losses are rare and large",
-}
 CLASS_NAMES = {"omniglot": "characters", "glyphs": "characters"}
-MOST_NAMED = 6
-"""Candidates of a list that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +189,7 @@ def facts(result: SearchResult, spec: SearchSpec) -> list[tuple[str, str]]:
     rows = [
         ("Threshold", f"max_degradation {result.max_degradation:.4g} in {result.baseline.quality.metric}"),
         ("Confidence", words.percent(result.confidence)),
-        ("Method of proof", METHODS.get(result.method, result.method)),
+        ("Method of proof", wording.METHODS.get(result.method, result.method)),
         ("Proved on", f"{classes}{words.count(confirmed.episodes)} tasks of split {confirmed.split}"),
         ("Searched", _effort(result)),
         ("Method of search", f"{effort.method}: {effort.method_reason}"),
@@ -206,9 +199,9 @@ def facts(result: SearchResult, spec: SearchSpec) -> list[tuple[str, str]]:
     if effort.answered_from is not None:
         rows.append(("Answered from", f"search {effort.answered_from}: nothing was evaluated or timed again"))
     if effort.unresolved:
-        rows.append(("Unresolved", f"{_few(effort.unresolved)}: too near the threshold to be told from it"))
+        rows.append(("Unresolved", f"{wording.few(effort.unresolved)}: too near the threshold to be told from it"))
     rows.append(("Statistics", _statistics(result.norm_statistics)))
-    rows.append(("Device", f"{_device(result.device)}, runtime {result.runtime}"))
+    rows.append(("Device", f"{wording.device(result.device)}, runtime {result.runtime}"))
     rows.append(("Took", words.span(result.seconds.get("total"))))
     return rows
 
@@ -240,7 +233,7 @@ def threshold_sentence(answer: ThresholdAnswer, result: SearchResult) -> str:
         return f"For {limit}: nothing faster than the baseline was proved to lose so little."
     text = f"{limit} needs evaluation: {answer.reason}."
     if answer.candidates:
-        text += f" Candidates that may qualify: {_few(answer.candidates)}."
+        text += f" Candidates that may qualify: {wording.few(answer.candidates)}."
     return f"{text} Another search takes about {words.about(answer.estimated_s or 0.0)}; it reuses what is known."
 
 
@@ -263,17 +256,3 @@ def _statistics(norm_statistics: str) -> str:
     if norm_statistics == "query":
         return "query: transductive, all queries of a task must be predicted together"
     return f"{norm_statistics}: each prediction stands alone"
-
-
-def _device(device: dict[str, Any]) -> str:
-    parts = [str(device.get("gpu") or device.get("processor") or device.get("class", "unknown"))]
-    if threads := device.get("threads"):
-        parts.append("1 thread" if threads == 1 else f"{threads} threads")
-    if device.get("torch"):
-        parts.append(f"torch {device['torch']}")
-    return ", ".join(parts)
-
-
-def _few(candidates: list[str]) -> str:
-    more = len(candidates) - MOST_NAMED
-    return ", ".join(candidates[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -17,7 +17,6 @@ from search_service.api.access import Caller, Reader, Submitter
 from search_service.api.context import AppSettings, Db
 from search_service.api.schemas import SPEC_EXAMPLES, SearchView
 from search_service.api.submission import submit
-from search_service.domain import errors
 from search_service.domain.errors import FieldProblem, LambdaSearchError, UnreadableSpec
 from search_service.domain.evaluation import content_key
 from search_service.domain.keys import Scope
@@ -130,9 +129,8 @@ def submit_search(
         kind = problems.kind_of(error)
         if kind is problems.INTERNAL_ERROR or kind.status >= 500:
             raise
-        refused = Draft(
-            spec=spec, max_degradation=max_degradation, token=token, problems=_problems(error), is_open=True
-        )
+        found = problems.fields_of(error) or [FieldProblem(WHOLE, str(error))]
+        refused = Draft(spec=spec, max_degradation=max_degradation, token=token, problems=found, is_open=True)
         return _page(request, caller, database, ListQuery(), refused, kind.status)
     return seen(f"/searches/{view.id}")
 
@@ -216,13 +214,3 @@ def _read(text: str, max_degradation: str) -> SearchSpec:
             reason = "must be a number with a point, for example 0.01"
             raise UnreadableSpec([FieldProblem(THRESHOLD, reason)]) from error
     return codec.spec_from_json(document)
-
-
-def _problems(error: LambdaSearchError) -> Sequence[FieldProblem]:
-    match error:
-        case errors.InvalidSpec():
-            return [FieldProblem(error.field, error.reason)]
-        case errors.UnreadableSpec():
-            return error.problems
-        case _:
-            return [FieldProblem(WHOLE, str(error))]

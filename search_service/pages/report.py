@@ -37,14 +37,6 @@ SORT = rf"^-?({'|'.join(TrialColumn)})$"
 
 router = APIRouter(prefix="/searches/{search_id}", route_class=PageRoute)
 
-Verb = Callable[[Session, UUID, int], SearchRow]
-VERBS: dict[str, Verb] = {
-    "pause": lifecycle.pause,
-    "resume": lifecycle.resume,
-    "stop": lifecycle.stop,
-    "cancel": lifecycle.cancel,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class PhaseRow:
@@ -174,7 +166,7 @@ def change_priority(
     return _move(database, search_id, caller, moved)
 
 
-def _add_verb(name: str, verb: Verb) -> None:
+def _add_verb(name: str, verb: lifecycle.Verb) -> None:
     @router.post(f"/{name}", name=f"{name}_by_form")
     def move(search_id: SearchId, caller: Submitter, database: Db, settings: AppSettings) -> Response:
         def moved(session: Session) -> SearchRow:
@@ -183,7 +175,7 @@ def _add_verb(name: str, verb: Verb) -> None:
         return _move(database, search_id, caller, moved)
 
 
-for _name, _verb in VERBS.items():
+for _name, _verb in lifecycle.VERBS.items():
     _add_verb(_name, _verb)
 
 

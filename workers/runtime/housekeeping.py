@@ -87,17 +87,17 @@ class Housekeeping:
             self._storage = open_study_storage(self._database)
         try:
             while not self._stopping.is_set() and not self._timing_lock.someone_measures():
-                with self._database.session() as session:
-                    lag_s = trials.mirror_lag_s(session)
-                metrics.mirror_lag(lag_s)
                 mirrored = mirror(self._database, self._storage)
-                if mirrored is None:
-                    metrics.mirror_lag(None)  # the process that mirrors knows
+                metrics.mirror_lag(None if mirrored is None else self._mirror_lag_s())
                 if not mirrored:
                     return
         except Exception:
             self._close_storage()
             raise
+
+    def _mirror_lag_s(self) -> float:
+        with self._database.session() as session:
+            return trials.mirror_lag_s(session)
 
     def _close_storage(self) -> None:
         if self._storage is not None:

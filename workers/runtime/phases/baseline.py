@@ -9,14 +9,13 @@ import numpy as np
 
 from search_service.domain.evaluation import Split
 from search_service.domain.search import Phase
-from search_service.storage import evaluations, tokens
+from search_service.storage import evaluations
 from search_service.storage.tables import TokenRow
 from workers.runtime.case import Case
-from workers.runtime.phases import judged_run
+from workers.runtime.phases import judged_run, rounds
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, Work
 
-MESSAGE = "judging the baseline"
 RUNS = 2
 """Step 0 of a block's token judges the full run, step 1 the empty pattern."""
 
@@ -29,20 +28,16 @@ def plan(case: Case) -> int:
     if not missing:
         _set_threshold(case)
         return 0
-    first = tokens.count_of(case.session, case.row.id, case.phase)
-    case.row.round = {"blocks": missing, "first_token": first}
     case.add_effort(reused_evaluations=len(company) * (case.blocks(Split.VALIDATION) - len(missing)))
-    case.set_progress(0, len(missing), "blocks", MESSAGE)
-    return len(missing)
+    return rounds.begin(case, missing, "judging the baseline")
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
     """The full run on the token's block, then the empty pattern on it."""
     if token.step >= RUNS:
         return None
-    present = case.row.round or {}
     patterns = case.full_by_steps if token.step == 0 else [case.empty]
-    return judged_run.batch_for(case, patterns, Split.VALIDATION, present["blocks"][token.no - present["first_token"]])
+    return judged_run.batch_for(case, patterns, Split.VALIDATION, rounds.block_of(case, token))
 
 
 def work(case: Case, batch: Batch) -> Work | None:
@@ -53,9 +48,7 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    present = case.row.round or {}
-    done = tokens.steps_taken(case.session, case.row.id, case.phase, present["first_token"]) + 1
-    case.set_progress(done / RUNS, len(present["blocks"]), "blocks", MESSAGE)
+    rounds.show_step(case, RUNS)
 
 
 def _set_threshold(case: Case) -> None:

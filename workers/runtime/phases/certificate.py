@@ -13,11 +13,11 @@ from search_service.domain.candidate import Candidate
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
-from search_service.storage import evaluations, tokens, trials
+from search_service.storage import evaluations, trials
 from search_service.storage.tables import TokenRow, TrialRow
 from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
-from workers.runtime.phases import judged_run, retraining, search
+from workers.runtime.phases import judged_run, retraining, rounds, search
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.timing import heat
 from workers.runtime.work import Outcome, Work
@@ -61,10 +61,9 @@ def take(case: Case, token: TokenRow) -> Batch | None:
     """The round's candidate and the baseline's company on the token's block."""
     if token.step:
         return None
-    present = case.row.round or {}
-    block = present["blocks"][token.no - present["first_token"]]
-    tested = [] if present["candidate"] is None else [Candidate.parse(present["candidate"])]
-    return judged_run.batch_for(case, [*_company(case), *tested], Split.TEST, block)
+    candidate = rounds.present(case)["candidate"]
+    tested = [] if candidate is None else [Candidate.parse(candidate)]
+    return judged_run.batch_for(case, [*_company(case), *tested], Split.TEST, rounds.block_of(case, token))
 
 
 def work(case: Case, batch: Batch) -> Work | None:
@@ -75,10 +74,7 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    present = case.row.round or {}
-    done = tokens.steps_taken(case.session, case.row.id, case.phase, present["first_token"]) + 1
-    blocks = len(present["blocks"])
-    case.set_progress(min(done, blocks), blocks, "blocks", case.row.progress.get("message", ""))
+    rounds.show_step(case)
 
 
 def following(case: Case) -> Phase | None:
@@ -105,16 +101,12 @@ def _round(case: Case, trial: TrialRow | None) -> int:
     """A token for every block that is missing."""
     target = confirmed_blocks(case) if trial is None else _target(trial)
     blocks = _missing(case, trial, target)
-    first = tokens.count_of(case.session, case.row.id, case.phase)
-    candidate = None if trial is None else trial.candidate
-    case.row.round = {"candidate": candidate, "blocks": blocks, "first_token": first}
     if trial is None or trial.confirmation is None:
         message = "judging the baseline on confirmation classes"
     else:
         episodes = target * case.spec.episodes.block
         message = f"proving {trial.candidate}, candidate {trial.confirmation['position']}, on {episodes} episodes"
-    case.set_progress(0, len(blocks), "blocks", message)
-    return len(blocks)
+    return rounds.begin(case, blocks, message, candidate=None if trial is None else trial.candidate)
 
 
 def _company_alone(case: Case) -> int:

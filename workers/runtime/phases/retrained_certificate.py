@@ -11,13 +11,16 @@ from typing import Any
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import Split
 from search_service.domain.search import Phase
-from search_service.storage import checkpoints, evaluations, tokens
+from search_service.storage import checkpoints, evaluations
 from search_service.storage.tables import CheckpointRow, TokenRow
 from workers.runtime.case import Case
-from workers.runtime.phases import certificate, judged_run
+from workers.runtime.phases import certificate, judged_run, rounds
 from workers.runtime.phases.rules import Batch
 from workers.runtime.work import Outcome, Work
 from workers.search.decisions import first_look, look
+
+RUNS = 2
+"""Step 0 of a block's token judges the retrained answer, step 1 the baseline."""
 
 
 def plan(case: Case) -> int:
@@ -27,14 +30,13 @@ def plan(case: Case) -> int:
         if "state" in proof:
             return 0
         if missing := _missing(case, proof["target"]):
-            return _round(case, missing)
+            return rounds.begin(case, missing, f"proving {_candidate(case)}, retrained")
         _look(case, proof)
 
 
 def take(case: Case, token: TokenRow) -> Batch | None:
     """The retrained answer on the token's block, then the baseline on the same."""
-    present = case.row.round or {}
-    block = present["blocks"][token.no - present["first_token"]]
+    block = rounds.block_of(case, token)
     if token.step == 0:
         return judged_run.batch_for(case, [_candidate(case)], Split.TEST, block, _retrained(case))
     return judged_run.batch_for(case, case.full_by_steps, Split.TEST, block) if token.step == 1 else None
@@ -48,10 +50,7 @@ def work(case: Case, batch: Batch) -> Work | None:
 def record(case: Case, token: TokenRow, batch: Batch, outcome: Outcome | None) -> None:
     """Store the evaluations."""
     judged_run.record(case, batch, outcome)
-    present = case.row.round or {}
-    done = tokens.steps_taken(case.session, case.row.id, case.phase, present["first_token"]) + 1
-    blocks = len(present["blocks"])
-    case.set_progress(min(done / 2, blocks), blocks, "blocks", case.row.progress.get("message", ""))
+    rounds.show_step(case, RUNS)
 
 
 def following(case: Case) -> Phase | None:
@@ -88,13 +87,6 @@ def _missing(case: Case, blocks: int) -> list[int]:
     missing = evaluations.missing_blocks(case.session, own, company, blocks)
     missing += evaluations.missing_blocks(case.session, retrained, [_candidate(case).text], blocks)
     return sorted(set(missing))
-
-
-def _round(case: Case, blocks: list[int]) -> int:
-    first = tokens.count_of(case.session, case.row.id, case.phase)
-    case.row.round = {"blocks": blocks, "first_token": first}
-    case.set_progress(0, len(blocks), "blocks", f"proving {_candidate(case)}, retrained")
-    return len(blocks)
 
 
 def _look(case: Case, proof: dict[str, Any]) -> None:
