@@ -84,6 +84,14 @@ class TrialView(TypedDict):
     confirmation: dict[str, Any] | None
 
 
+class FrontView(TypedDict):
+    """The front of a search as it stands, as the service shows it. Figures are of validation classes."""
+
+    max_degradation: float | None
+    best: TrialView | None
+    trials: list[TrialView]
+
+
 class KeyView(TypedDict):
     """An API key, without the key itself."""
 
@@ -228,6 +236,14 @@ class Client:
         """The candidates of a search by number; only those in ``state`` if one is given."""
         parameters = {"limit": TRIALS_PER_PAGE, **({"state": state} if state else {})}
         return cast(Iterator[TrialView], self._pages(f"{_path(search_id)}/trials", "trials", parameters))
+
+    def front(self, search_id: str) -> FrontView:
+        """The candidates judged so far that lose less than every faster one does, fastest first, and the best so far.
+
+        Raises:
+            ApiProblem: there is no such search.
+        """
+        return cast(FrontView, self._read(f"{_path(search_id)}/front"))
 
     def result(self, search_id: str) -> dict[str, Any]:
         """The result document.

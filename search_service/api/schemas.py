@@ -355,6 +355,19 @@ class TrialPage(BaseModel):
     """Give it as `cursor` to see the trials after these; null when there are none."""
 
 
+class FrontView(BaseModel):
+    """The front of a search as it stands, of validation classes: what a result's `front` will be made of."""
+
+    model_config = _WIRE
+
+    max_degradation: float | None
+    """The threshold in the metric's unit; null while a relative one is not known."""
+    best: TrialView | None
+    """The fastest candidate that is proved, or else that has survived so far."""
+    trials: list[TrialView]
+    """Candidates judged so far that lose less than every faster one does, fastest first; the 50 fastest."""
+
+
 class ThresholdQuery(BaseModel):
     """Which threshold is asked about."""
 

@@ -19,6 +19,7 @@ from search_service.api.schemas import (
     PREFIX,
     SPEC_EXAMPLES,
     Change,
+    FrontView,
     Problem,
     SearchPage,
     SearchQuery,
@@ -34,7 +35,7 @@ from search_service.domain.errors import VersionChanged
 from search_service.domain.result import SearchResult
 from search_service.domain.search import SearchSpec
 from search_service.domain.thresholds import ThresholdAnswer, answer_at
-from search_service.storage import searches, trials
+from search_service.storage import searches, trial_lists, trials
 from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow
 
@@ -175,6 +176,19 @@ def list_trials(search_id: SearchId, query: Annotated[TrialQuery, Query()], _: R
         trials=[TrialView.of(row) for row in shown],
         next_cursor=paging.trial_cursor(shown[-1].number) if more else None,
     )
+
+
+@router.get("/{search_id}/front", responses=_ABSENT)
+def get_front(search_id: SearchId, _: Reader, database: Db) -> FrontView:
+    """Show the front as far as it is known: candidates that lose less than every faster one does."""
+    with database.reading() as session:
+        row = searches.glance(session, search_id)
+        best = trial_lists.best(session, search_id)
+        return FrontView(
+            max_degradation=searches.threshold(row),
+            best=None if best is None else TrialView.of(best),
+            trials=[TrialView.of(trial) for trial in trial_lists.front(session, search_id)],
+        )
 
 
 @router.get("/{search_id}/result", responses={**_ABSENT, **_NO_RESULT})

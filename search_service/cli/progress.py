@@ -7,18 +7,29 @@ import time
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
+from rich import box
+from rich.bar import Bar
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Table
 from rich.text import Text
 
-from search_service.client import Client, SearchView
+from search_service.client import Client, FrontView, SearchView
 from search_service.domain.search import Phase, SearchStatus
 
 LINE_INTERVAL = 10.0  # seconds between two lines of the same phase
-BEST_INTERVAL = 2.0  # seconds between two looks at the candidates
+FRONT_INTERVAL = 2.0  # seconds between two looks at the front
+FRONT_ROWS = 8  # candidates of the front that are shown
+ROWS_OVER = 3  # of them, at least so many that lose too much
+BAR_WIDTH = 20  # characters
+REFRESH_RATE = 4  # pictures a second
+Z95 = 1.96  # standard errors on each side of a two-sided 95 % interval
 
 LABELS = {phase: phase.value.replace("_", "-") for phase in Phase}
 
+JUDGING = (Phase.SEARCH, Phase.TIMING, Phase.CERTIFICATE)
+"""Phases in which the front moves."""
 SELDOM = (Phase.RETRAINING, Phase.RETRAINED_CERTIFICATE)
 """Phases that most searches do not have."""
 
@@ -38,40 +49,76 @@ class Show(Protocol):
 
 
 def progress_on_stderr(client: Client | None = None) -> Show:
-    """Bars if stderr is a terminal, lines if not; the best candidate so far is read through ``client``."""
+    """Bars and the front if stderr is a terminal, lines if not; the front is read through ``client``."""
     console = Console(stderr=True)
     return _Bars(console, client) if console.is_terminal else _Lines(client)
 
 
-class BestSoFar:
-    """The fastest timed candidate that is still in, in words."""
+class FrontSoFar:
+    """The front as it grows, looked at now and then."""
 
     def __init__(self, client: Client | None) -> None:
         self._client = client
-        self._text = ""
+        self._front: FrontView | None = None
         self._next_look = 0.0
 
-    def text(self, view: SearchView) -> str:
-        """What it is now; empty before candidates are timed."""
-        if self._client is None or view["phase"] != Phase.CERTIFICATE or time.monotonic() < self._next_look:
-            return self._text
-        self._next_look = time.monotonic() + BEST_INTERVAL
-        timed = [
-            (trial["speedup"], trial["candidate"], trial["degradation"])
-            for state in ("survived", "qualified")
-            for trial in self._client.trials(view["id"], state)
-            if trial["speedup"] is not None
-        ]
-        if timed:
-            speedup, pattern, degradation = max(timed)
-            loss = "" if degradation is None else f", degradation {degradation:+.4f} on validation classes"
-            self._text = f"best so far {pattern}: speedup {speedup:.1f}x{loss}"
-        return self._text
+    def look(self, view: SearchView) -> FrontView | None:
+        """What it is now; None before anything is judged."""
+        if self._client is None or view["phase"] not in JUDGING or time.monotonic() < self._next_look:
+            return self._front
+        self._next_look = time.monotonic() + FRONT_INTERVAL
+        front = self._client.front(view["id"])
+        self._front = front if front["trials"] else None
+        return self._front
+
+
+def best_so_far(front: FrontView | None) -> str:
+    """The best candidate so far, in words; empty before one has been timed."""
+    best = None if front is None else front["best"]
+    if best is None or best["speedup"] is None:
+        return ""
+    loss = "" if best["degradation"] is None else f", degradation {best['degradation']:+.4f} on validation classes"
+    return f"best so far {best['candidate']}: speedup {best['speedup']:.1f}x{loss}"
+
+
+def front_table(front: FrontView) -> Table:
+    """The front around the threshold: the slowest of those that lose too much, and the fastest of the others.
+
+    A bar shows the degradation: its middle is the threshold.
+    """
+    threshold = front["max_degradation"] or 0.0
+    over = [trial for trial in front["trials"] if (trial["degradation"] or 0.0) > threshold]
+    under = front["trials"][len(over) :]
+    shown = [*over[-max(ROWS_OVER, FRONT_ROWS - len(under)) :], *under][:FRONT_ROWS]
+    best = None if front["best"] is None else front["best"]["candidate"]
+    hidden = len(front["trials"]) - len(shown)
+    more = f", {hidden} more" if hidden else ""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(f"front so far{more}", overflow="ellipsis", no_wrap=True)
+    table.add_column("latency, ms", justify="right")
+    table.add_column("speedup", justify="right")
+    table.add_column("degradation (validation)", no_wrap=True)
+    table.add_column(f"of {2 * threshold:.4g}", width=BAR_WIDTH)
+    table.add_column("state")
+    for trial in shown:
+        loss, error = trial["degradation"] or 0.0, trial["degradation_se"] or 0.0
+        measured = trial["latency_s"] is not None
+        latency_s = trial["latency_s"] if measured else trial["predicted_latency_s"]
+        table.add_row(
+            Text(trial["candidate"]),
+            ("" if measured else "~") + f"{(latency_s or 0.0) * 1e3:.3g}",
+            "" if trial["speedup"] is None else f"{trial['speedup']:.1f}x",
+            f"{loss:+.4f} ± {Z95 * error:.4f}",
+            Bar(2 * threshold, 0, max(loss, 0.0), color="green" if loss <= threshold else "red"),
+            trial["state"],
+            style="bold" if trial["candidate"] == best else "",
+        )
+    return table
 
 
 class _Lines:
     def __init__(self, client: Client | None) -> None:
-        self._best = BestSoFar(client)
+        self._front = FrontSoFar(client)
         self._phase: str | None = None
         self._next_line = 0.0
 
@@ -95,13 +142,17 @@ class _Lines:
         if over or not view["phase"]:
             self.say(f"{clock} {view['status']}")
             return
-        parts = [f"{LABELS[Phase(phase)]} {_counted(view)}".rstrip(), _message(view), self._best.text(view)]
+        parts = [
+            f"{LABELS[Phase(phase)]} {_counted(view)}".rstrip(),
+            _message(view),
+            best_so_far(self._front.look(view)),
+        ]
         self.say(f"{clock} {'; '.join(part for part in parts if part)}")
 
 
 class _Bars:
     def __init__(self, console: Console, client: Client | None) -> None:
-        self._best = BestSoFar(client)
+        self._front = FrontSoFar(client)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -110,17 +161,18 @@ class _Bars:
             console=console,
             expand=False,
         )
+        self._live = Live(self._progress, console=console, refresh_per_second=REFRESH_RATE)
         self._tasks: dict[Phase, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, style="dim", highlight=False, markup=False)
+        self._live.console.print(text, style="dim", highlight=False, markup=False)
 
     def __call__(self, view: SearchView) -> None:
         for phase in Phase:
@@ -128,16 +180,19 @@ class _Bars:
                 self._tasks[phase] = self._add(phase)
         now = None if view["phase"] is None else Phase(view["phase"])
         over = SearchStatus(view["status"]).is_final
+        front = self._front.look(view)
         for phase, task in self._tasks.items():
             if phase == now and not (over and view["status"] == SearchStatus.SUCCEEDED):
                 done, total, _ = _numbers(view)
-                message = " ".join(filter(None, [_message(view), self._best.text(view)]))
+                message = " ".join(filter(None, [_message(view), best_so_far(front)]))
                 counted = _counted(view)
                 self._progress.update(task, completed=done, total=total, message=message, counted=counted)
             elif phase.value in view["phase_seconds"] or view["status"] == SearchStatus.SUCCEEDED:
                 seconds = view["phase_seconds"].get(phase.value)
                 took = "" if seconds is None else f"{seconds:.1f} s"
                 self._progress.update(task, completed=1, total=1, message="", counted=took)
+        # Once it is over the answer says more than the way to it.
+        self._live.update(self._progress if front is None or over else Group(self._progress, "", front_table(front)))
 
     def _add(self, phase: Phase) -> TaskID:
         return self._progress.add_task(LABELS[phase], total=1, completed=0, message="", counted="")

@@ -199,7 +199,7 @@ def _report(database: Database, search_id: UUID, query: TrialQuery) -> Report:
         return Report(
             view=view,
             key_name=key.name,
-            max_degradation=row.max_degradation or _absolute(view.spec),
+            max_degradation=searches.threshold(row),
             counts=trials.counts(session, search_id),
             lines=[_line(trial, view.spec) for trial in rows[:ROWS_PER_PAGE]],
             has_more=len(rows) > ROWS_PER_PAGE,
@@ -218,8 +218,7 @@ def _plane(session: Session, row: SearchRow, spec: SearchSpec, result: SearchRes
         drawn += [entry.candidate for entry in result.full_by_steps]
         return plane_of_result(result, _addresses(row.id, trial_lists.named(session, row.id, drawn).values()))
     judged = trial_lists.judged(session, row.id)
-    threshold = row.max_degradation or _absolute(spec)
-    return plane_of_trials(judged, threshold, spec.tasks.metric, _addresses(row.id, judged))
+    return plane_of_trials(judged, searches.threshold(row), spec.tasks.metric, _addresses(row.id, judged))
 
 
 def _ways(session: Session, search_id: UUID, spec: SearchSpec, result: SearchResult) -> list[comparison.Way]:
@@ -240,11 +239,6 @@ def _addresses(search_id: UUID, rows: Iterable[TrialRow]) -> Address:
 def trial_path(search_id: UUID, number: int) -> str:
     """Where a candidate's page is."""
     return f"/searches/{search_id}/trials/{number}"
-
-
-def _absolute(spec: SearchSpec) -> float | None:
-    """ε in the metric's unit, where the spec itself tells it."""
-    return spec.max_degradation if spec.degradation == "absolute" else None
 
 
 def _line(row: TrialRow, spec: SearchSpec) -> TrialLine:

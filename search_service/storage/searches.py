@@ -87,6 +87,13 @@ def glance(session: Session, search_id: UUID) -> SearchRow:
     return row
 
 
+def threshold(search: SearchRow) -> float | None:
+    """ε in the metric's unit; None where it is relative and the baseline has not been judged."""
+    if search.max_degradation is not None or search.spec.get("degradation") == "relative":
+        return search.max_degradation
+    return float(search.spec["max_degradation"])
+
+
 def lock(session: Session, search_id: UUID) -> SearchRow:
     """The search, locked until the transaction ends. Lock it before any token or trial of it.
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from search_service.storage.tables import TrialRow
@@ -79,6 +79,27 @@ def judged(session: Session, search_id: UUID) -> Sequence[TrialRow]:
     """Trials with a figure of quality, what became of them first, as many as a picture holds."""
     query = select(TrialRow).where(TrialRow.search_id == search_id, TrialRow.degradation.is_not(None))
     return session.scalars(query.order_by(_RANK, _LATENCY, TrialRow.number).limit(MOST_POINTS)).all()
+
+
+def front(session: Session, search_id: UUID) -> Sequence[TrialRow]:
+    """Judged trials that lose less than every faster one does, fastest first, as many as a page holds.
+
+    Latencies are the measured ones, or as long as there is none the predicted.
+    """
+    order = (_LATENCY, TrialRow.degradation, TrialRow.candidate)
+    least = func.min(TrialRow.degradation).over(order_by=order, rows=(None, -1))
+    judged_ones = (
+        select(TrialRow.number, TrialRow.degradation, least.label("least"))
+        .where(TrialRow.search_id == search_id, TrialRow.degradation.is_not(None), _LATENCY.is_not(None))
+        .subquery()
+    )
+    is_on_it = or_(judged_ones.c.least.is_(None), judged_ones.c.degradation < judged_ones.c.least)
+    query = (
+        select(TrialRow)
+        .join(judged_ones, judged_ones.c.number == TrialRow.number)
+        .where(TrialRow.search_id == search_id, is_on_it)
+    )
+    return session.scalars(query.order_by(*order).limit(ROWS_PER_PAGE)).all()
 
 
 def best(session: Session, search_id: UUID) -> TrialRow | None:

@@ -166,9 +166,7 @@ class _Subject:
     @property
     def max_degradation(self) -> float | None:
         """ε in the metric's unit; None where it is relative and the baseline has not been judged."""
-        if self.search.max_degradation is not None or self.spec.degradation == "relative":
-            return self.search.max_degradation
-        return self.spec.max_degradation
+        return searches.threshold(self.search)
 
     @property
     def row_distribution(self) -> BaseDistribution:

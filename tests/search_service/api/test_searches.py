@@ -76,13 +76,29 @@ def test_a_parameter_that_is_not_valid(client: TestClient, query: str, field: st
 
 
 @pytest.mark.parametrize("name", ["0b1e6f52-98a5-4c1d-8a3a-3c8f2a6d1f00", "nonsense", "a:b"])
-@pytest.mark.parametrize("rest", ["", "/trials", "/result"])
+@pytest.mark.parametrize("rest", ["", "/trials", "/front", "/result"])
 def test_no_such_search(client: TestClient, name: str, rest: str) -> None:
     response = client.get(f"/v1/searches/{name}{rest}")
     assert response.status_code == 404
     assert slug(response) == "not-found"
     assert response.json()["detail"] == f"no search is called '{name}'"
     assert client.post(f"/v1/searches/{name}:cancel").status_code == 404
+
+
+def test_the_front_grows(client: TestClient, database: Database, spec: dict[str, Any]) -> None:
+    search = submit(client, spec, max_degradation=0.02)
+    path = f"/v1/searches/{search}/front"
+    assert client.get(path).json() == {"max_degradation": 0.02, "best": None, "trials": []}
+    with database.session() as session:
+        new = [trials.NewTrial(f"{row:05b}", "group", row * 0.001) for row in range(1, 5)]
+        trials.add_many(session, UUID(search), new)
+        losing, good, dominated, _ = trials.of_search(session, UUID(search))
+        losing.state, losing.degradation = TrialState.DROPPED, 0.1
+        good.state, good.degradation = TrialState.SURVIVED, 0.01
+        dominated.state, dominated.degradation = TrialState.SURVIVED, 0.015
+    front = client.get(path).json()
+    assert [trial["number"] for trial in front["trials"]] == [0, 1]
+    assert front["best"]["number"] == 1
 
 
 def test_trials_page_by_page(client: TestClient, database: Database, spec: dict[str, Any]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from search_service.cli.progress import progress_on_stderr
+from search_service.cli.progress import front_table, progress_on_stderr
 from search_service.cli.show import show_result
-from search_service.client import SearchView
+from search_service.client import Client, FrontView, SearchView
 
 Build = Callable[..., dict[str, Any]]
 
@@ -120,3 +121,54 @@ def test_progress_on_a_terminal_is_a_bar_per_phase(
         assert phase in err
     assert "30.2 s" in err
     assert "loss [0.9]" in err
+
+
+class MadeUpFronts:
+    """Stands for a client that is asked for the front."""
+
+    def __init__(self, degradations: list[float], max_degradation: float = 0.01) -> None:
+        trials = [
+            {
+                "candidate": f"{number + 1:05b}",
+                "state": "survived" if degradation <= max_degradation else "dropped",
+                "degradation": degradation,
+                "degradation_se": 0.001,
+                "predicted_latency_s": 0.001 * (number + 1),
+                "latency_s": 0.0015 if number == 5 else None,
+                "speedup": 7.25 if number == 5 else None,
+            }
+            for number, degradation in enumerate(degradations)
+        ]
+        best = next((trial for trial in trials if trial["state"] == "survived"), None)
+        self._front = {"max_degradation": max_degradation, "best": best, "trials": trials}
+
+    def front(self, search_id: str) -> dict[str, Any]:
+        return self._front
+
+
+def test_the_front_grows_under_the_bars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    fronts = cast(Client, MadeUpFronts([0.30, 0.20, 0.10, 0.05, 0.04, 0.004, 0.001]))
+    with progress_on_stderr(fronts) as progress:
+        progress(view())
+        assert "front so far" not in capsys.readouterr().err
+        progress(view(phase="search", progress={"done": 7, "total": 31, "unit": "candidates"}))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "best so far 00110: speedup 7.2x, degradation +0.0040 on validation classes" in text
+    assert "front so far" in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if re.match("[01]{5} ", line)}
+    assert rows["00110"][:4] == ["1.5", "7.2x", "+0.0040", "±"]
+    assert rows["00111"][:3] == ["~7", "+0.0010", "±"]
+    assert rows["00101"][-1] == "dropped"
+
+
+def test_a_long_front_is_shown_around_its_threshold() -> None:
+    losing, good = [1.0 - 0.01 * at for at in range(40)], [0.009 - 0.0001 * at for at in range(40)]
+    front = cast(FrontView, MadeUpFronts([*losing, *good]).front("x"))
+    console = Console(file=io.StringIO(), width=140)
+    console.print(front_table(front))
+    text = cast(io.StringIO, console.file).getvalue()
+    assert "front so far, 72 more" in text
+    assert [line.rsplit(maxsplit=1)[-1] for line in text.splitlines()[2:]] == ["dropped"] * 3 + ["survived"] * 5
