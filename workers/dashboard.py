@@ -31,7 +31,7 @@ from search_service.domain.keys import Scope
 from search_service.guard import COOKIE, READING_METHODS, bracketed, check_same_origin, find_key, is_meant
 from search_service.settings import ENV_PREFIX, Settings
 from search_service.storage.database import Database
-from workers.search.study import open_study_storage
+from workers.search.study_storage import open_study_storage
 
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 CHALLENGE = {"www-authenticate": 'Basic realm="lambda-search: an API key as the password, any name", charset="UTF-8"'}

@@ -20,7 +20,8 @@ from search_service.storage import keys, searches, trials
 from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
 from tests.made_up_result import made_up_result
-from workers.search.study import mirror, open_study_storage
+from workers.search.study import mirror
+from workers.search.study_storage import open_study_storage
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BROWSER_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]

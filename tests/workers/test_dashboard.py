@@ -17,7 +17,7 @@ from search_service.guard import COOKIE
 from search_service.storage import keys
 from search_service.storage.database import Database
 from workers.dashboard import Gate, create_app
-from workers.search.study import open_study_storage
+from workers.search.study_storage import open_study_storage
 
 STUDY = "a study"
 

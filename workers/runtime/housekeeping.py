@@ -22,7 +22,7 @@ from workers.runtime.host_locks import TimingLock
 from workers.runtime.reaper import REAP_INTERVAL, reap
 
 if TYPE_CHECKING:
-    from workers.search.study import StudyStorage
+    from workers.search.study_storage import StudyStorage
 
 MIRROR_INTERVAL = 2.0  # seconds between looks for trials that the study does not show
 
@@ -80,7 +80,8 @@ class Housekeeping:
         metrics.reaped(reap(self._database, self._settings.max_running_searches, self._open_episodes))
 
     def _mirror(self) -> None:
-        from workers.search.study import mirror, open_study_storage
+        from workers.search.study import mirror
+        from workers.search.study_storage import open_study_storage
 
         if self._storage is None:
             logs.adopt("optuna")

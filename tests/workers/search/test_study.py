@@ -12,7 +12,6 @@ import optuna
 import optuna_dashboard
 import plotly.graph_objects as go
 import pytest
-from optuna.storages import RDBStorage
 from optuna.trial import TrialState as OptunaState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from sqlalchemy import text
@@ -25,7 +24,8 @@ from search_service.storage.database import Database
 from search_service.storage.trials import TrialState
 from tests.made_up_result import figures, made_up_result
 from workers.search import study as study_module
-from workers.search.study import mirror, open_study_storage, study_name
+from workers.search.study import mirror, study_name
+from workers.search.study_storage import StudyStorage, open_study_storage
 
 UNITS = 3
 MAX_STEPS = 2
@@ -40,7 +40,7 @@ SPEC = SearchSpec(
 
 
 @pytest.fixture
-def storage(database: Database) -> Iterator[RDBStorage]:
+def storage(database: Database) -> Iterator[StudyStorage]:
     storage = open_study_storage(database)
     yield storage
     storage.engine.dispose()
@@ -98,7 +98,7 @@ def succeed(database: Database, search_id: UUID, **changes: Any) -> None:
         searches.succeed(session, row, made_up_result(search_id=str(search_id), **changes))
 
 
-def study_of(storage: RDBStorage, search_id: UUID, spec: SearchSpec = SPEC) -> optuna.Study:
+def study_of(storage: StudyStorage, search_id: UUID, spec: SearchSpec = SPEC) -> optuna.Study:
     return optuna.load_study(study_name=study_name(spec, search_id), storage=storage)
 
 
@@ -110,7 +110,7 @@ def shown(study: optuna.Study) -> dict[str, optuna.trial.FrozenTrial]:
 
 
 def test_a_dropped_candidate_is_shown_at_once_as_pruned(
-    database: Database, storage: RDBStorage, search_id: UUID
+    database: Database, storage: StudyStorage, search_id: UUID
 ) -> None:
     drop(database, search_id, "001@2", degradation=0.21)
     assert mirror(database, storage) == 1
@@ -133,7 +133,7 @@ def test_a_dropped_candidate_is_shown_at_once_as_pruned(
 
 
 def test_a_tested_candidate_is_complete_with_its_latency_and_its_certificate_as_constraint(
-    database: Database, storage: RDBStorage, search_id: UUID
+    database: Database, storage: StudyStorage, search_id: UUID
 ) -> None:
     certify(database, search_id, "010", latency_s=0.004, upper_bound=0.0125)
     certify(database, search_id, "011", latency_s=0.005, upper_bound=0.008)
@@ -154,7 +154,7 @@ def test_a_tested_candidate_is_complete_with_its_latency_and_its_certificate_as_
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
 
 
-def test_the_best_trial_is_the_fastest_feasible_one(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_the_best_trial_is_the_fastest_feasible_one(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     certify(database, search_id, "001", latency_s=0.001, upper_bound=0.02)
     certify(database, search_id, "010", latency_s=0.003, upper_bound=0.007)
     certify(database, search_id, "111", latency_s=0.009, upper_bound=0.001)
@@ -165,14 +165,14 @@ def test_the_best_trial_is_the_fastest_feasible_one(database: Database, storage:
 
 
 def test_a_study_without_a_feasible_trial_still_has_a_fastest_one(
-    database: Database, storage: RDBStorage, search_id: UUID
+    database: Database, storage: StudyStorage, search_id: UUID
 ) -> None:
     certify(database, search_id, "001", latency_s=0.001, upper_bound=0.02)
     mirror(database, storage)
     assert storage.get_best_trial(study_of(storage, search_id)._study_id).value == 0.001
 
 
-def test_what_may_still_change_waits_for_the_end(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_what_may_still_change_waits_for_the_end(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     judge(database, search_id, "001", state=TrialState.SURVIVED, degradation=0.0, latency_s=0.002, speedup=4.0)
     judge(database, search_id, "010", state=TrialState.SURVIVED, degradation=0.0)
     judge(database, search_id, "011", degradation=0.0)
@@ -189,7 +189,7 @@ def test_what_may_still_change_waits_for_the_end(database: Database, storage: RD
     assert study_of(storage, search_id).user_attrs["status"] == "cancelled"
 
 
-def test_a_second_pass_adds_nothing(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_a_second_pass_adds_nothing(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     drop(database, search_id, "001")
     assert mirror(database, storage) == 1
     assert mirror(database, storage) == 0
@@ -197,7 +197,7 @@ def test_a_second_pass_adds_nothing(database: Database, storage: RDBStorage, sea
 
 
 def test_a_crash_between_adding_and_marking_doubles_nothing(
-    database: Database, storage: RDBStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
+    database: Database, storage: StudyStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for candidate in ("001", "010"):
         drop(database, search_id, candidate)
@@ -217,7 +217,9 @@ def test_a_crash_between_adding_and_marking_doubles_nothing(
     assert mirror(database, storage) == 0
 
 
-def test_processes_that_mirror_at_once_double_nothing(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_processes_that_mirror_at_once_double_nothing(
+    database: Database, storage: StudyStorage, search_id: UUID
+) -> None:
     with database.session() as session:
         for row in trials.of_search(session, search_id):
             row.state, row.degradation, row.blocks = TrialState.DROPPED, 0.2, 1
@@ -232,7 +234,7 @@ def test_processes_that_mirror_at_once_double_nothing(database: Database, storag
         each.engine.dispose()
 
 
-def test_one_pass_keeps_its_limit_and_gives_every_search_a_share(database: Database, storage: RDBStorage) -> None:
+def test_one_pass_keeps_its_limit_and_gives_every_search_a_share(database: Database, storage: StudyStorage) -> None:
     ids = [add_search(database), add_search(database)]
     for search_id in ids:
         for candidate in ("001", "010", "011", "100"):
@@ -242,7 +244,7 @@ def test_one_pass_keeps_its_limit_and_gives_every_search_a_share(database: Datab
 
 
 def test_the_search_is_marked_once_its_study_is_complete(
-    database: Database, storage: RDBStorage, search_id: UUID
+    database: Database, storage: StudyStorage, search_id: UUID
 ) -> None:
     for candidate in ("001", "010", "011"):
         drop(database, search_id, candidate)
@@ -267,7 +269,7 @@ def test_the_search_is_marked_once_its_study_is_complete(
     assert {name for trace in front.data for name in trace.hovertext or () if "00111@3" in name}
 
 
-def test_a_search_that_judged_nothing_gets_no_study(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_a_search_that_judged_nothing_gets_no_study(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     cancel(database, search_id)
     assert mirror(database, storage) == 0
     assert optuna.get_all_study_names(storage) == []
@@ -275,7 +277,9 @@ def test_a_search_that_judged_nothing_gets_no_study(database: Database, storage:
         assert searches.get(session, search_id).mirrored_at is not None
 
 
-def test_a_relative_threshold_counts_from_when_the_baseline_is_judged(database: Database, storage: RDBStorage) -> None:
+def test_a_relative_threshold_counts_from_when_the_baseline_is_judged(
+    database: Database, storage: StudyStorage
+) -> None:
     spec = SearchSpec(
         tasks=TaskFamily(family="sinusoid"),
         degradation_bound=1.0,
@@ -298,7 +302,7 @@ def test_a_relative_threshold_counts_from_when_the_baseline_is_judged(database: 
     assert found["011"].constraints["degradation"] == study_module.MAX_VIOLATION
 
 
-def test_a_space_of_many_rows_stores_no_list_of_them(database: Database, storage: RDBStorage) -> None:
+def test_a_space_of_many_rows_stores_no_list_of_them(database: Database, storage: StudyStorage) -> None:
     spec = SearchSpec(
         tasks=SPEC.tasks,
         model=NetworkSpec(network="mlp", hidden=(8,) * 9),
@@ -313,7 +317,7 @@ def test_a_space_of_many_rows_stores_no_list_of_them(database: Database, storage
 
 
 def test_searches_whose_names_collide_have_studies_of_their_own(
-    database: Database, storage: RDBStorage, search_id: UUID
+    database: Database, storage: StudyStorage, search_id: UUID
 ) -> None:
     other = optuna.create_study(storage=storage, study_name=study_name(SPEC, search_id))
     other.set_user_attr("search_id", "another")
@@ -327,7 +331,7 @@ def test_searches_whose_names_collide_have_studies_of_their_own(
 def test_many_processes_may_create_the_tables_at_once(database_url: str) -> None:
     code = (
         "import sys; from search_service.storage.database import Database; "
-        "from workers.search.study import open_study_storage; open_study_storage(Database(sys.argv[1])); "
+        "from workers.search.study_storage import open_study_storage; open_study_storage(Database(sys.argv[1])); "
         "print('torch' in sys.modules)"
     )
     starters = [
@@ -348,7 +352,7 @@ def test_a_database_without_the_schema_says_what_to_do(empty_database_url: str) 
     database.close()
 
 
-def test_optuna_keeps_to_its_own_schema(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_optuna_keeps_to_its_own_schema(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     drop(database, search_id, "001")
     mirror(database, storage)
     query = "select schemaname from pg_tables where tablename in ('studies', 'trial_params', 'version_info')"
@@ -356,7 +360,7 @@ def test_optuna_keeps_to_its_own_schema(database: Database, storage: RDBStorage,
         assert set(session.scalars(text(query))) == {"optuna"}
 
 
-def test_only_what_the_mirror_showed_is_marked(database: Database, storage: RDBStorage, search_id: UUID) -> None:
+def test_only_what_the_mirror_showed_is_marked(database: Database, storage: StudyStorage, search_id: UUID) -> None:
     drop(database, search_id, "001")
     mirror(database, storage)
     with database.session() as session:
@@ -365,7 +369,7 @@ def test_only_what_the_mirror_showed_is_marked(database: Database, storage: RDBS
 
 
 def test_what_cannot_be_drawn_keeps_nothing_else_from_being_shown(
-    database: Database, storage: RDBStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
+    database: Database, storage: StudyStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise ValueError("no such colour")
