@@ -9,10 +9,10 @@ from typing import Protocol, Self
 
 from rich import box
 from rich.bar import Bar
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from search_service.client import Client, FrontView, SearchView
@@ -154,9 +154,9 @@ class _Bars:
     def __init__(self, console: Console, client: Client | None) -> None:
         self._front = FrontSoFar(client)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            _CountColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=30, table_column=Column(no_wrap=True)),
+            _CountColumn(table_column=Column(no_wrap=True)),
             TextColumn("[dim]{task.fields[message]}", markup=True),
             console=console,
             expand=False,
@@ -184,7 +184,7 @@ class _Bars:
         for phase, task in self._tasks.items():
             if phase == now and not (over and view["status"] == SearchStatus.SUCCEEDED):
                 done, total, _ = _numbers(view)
-                message = " ".join(filter(None, [_message(view), best_so_far(front)]))
+                message = _message(view)
                 counted = _counted(view)
                 self._progress.update(task, completed=done, total=total, message=message, counted=counted)
             elif phase.value in view["phase_seconds"] or view["status"] == SearchStatus.SUCCEEDED:
@@ -192,7 +192,10 @@ class _Bars:
                 took = "" if seconds is None else f"{seconds:.1f} s"
                 self._progress.update(task, completed=1, total=1, message="", counted=took)
         # Once it is over the answer says more than the way to it.
-        self._live.update(self._progress if front is None or over else Group(self._progress, "", front_table(front)))
+        shown: list[RenderableType] = (
+            [] if front is None or over else ["", Text(best_so_far(front), style="green"), front_table(front)]
+        )
+        self._live.update(Group(self._progress, *shown))
 
     def _add(self, phase: Phase) -> TaskID:
         return self._progress.add_task(LABELS[phase], total=1, completed=0, message="", counted="")
