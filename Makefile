@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs secrets bench format clean
+.PHONY: help install demo up test check docs secrets bench format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,6 +18,9 @@ install: $(INSTALLED) ## create .venv with everything in it
 
 demo: $(INSTALLED) ## meta-train a small model, search its fastest adaptation, show the result (about two minutes)
 	$(BIN)/lambda-search run examples/glyphs_5way_1shot.yaml --output demo-result.json
+
+up: $(INSTALLED) ## run the whole service here until Ctrl-C, and say where to open it
+	@$(BIN)/lambda-search up
 
 test: $(INSTALLED) ## run the tests, or some of them: make test ARGS="tests/workers -k judging"
 ifeq ($(strip $(ARGS)),)

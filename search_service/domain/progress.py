@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from search_service.domain.search import Phase
 
 USUAL_S: Mapping[Phase, float] = {
-    Phase.META_TRAINING: 200.0,
-    Phase.BASELINE: 10.0,
-    Phase.CALIBRATION: 15.0,
-    Phase.SEARCH: 40.0,
-    Phase.TIMING: 40.0,
-    Phase.CERTIFICATE: 60.0,
+    Phase.META_TRAINING: 100.0,
+    Phase.BASELINE: 8.0,
+    Phase.CALIBRATION: 12.0,
+    Phase.SEARCH: 20.0,
+    Phase.TIMING: 20.0,
+    Phase.CERTIFICATE: 25.0,
 }
 """Seconds of phases that are still to come, in the proportions of a small image search on two cores."""
+PACES = (0.25, 20.0)
+"""How much faster or slower than usual later phases are believed to be, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +47,23 @@ def outlook(
     if phase is None:
         return Outlook(share=0.0, left_s=None)
     done_s = sum(finished_s.values())
-    usual = USUAL_S.get(phase, 60.0)
+    usual = USUAL_S.get(phase, 60.0) * _pace(finished_s)
     # The present phase by its own pace, as soon as it has one; the others by what they usually take.
     present_s = seconds_in_phase / phase_share if phase_share > 0.01 else max(usual, seconds_in_phase)
-    later_s = sum(seconds for later, seconds in USUAL_S.items() if _comes_after(later, phase))
+    later_s = _pace(finished_s) * sum(seconds for later, seconds in USUAL_S.items() if _comes_after(later, phase))
     total_s = done_s + present_s + later_s
     passed_s = done_s + min(seconds_in_phase, present_s)
     share = passed_s / total_s if total_s else 0.0
     return Outlook(share=min(0.99, share), left_s=max(0.0, total_s - passed_s))
+
+
+def _pace(finished_s: Mapping[str, float]) -> float:
+    """How long phases take beside what is usual, by those that are over; training tells nothing of the others."""
+    known = {phase for phase in USUAL_S if phase in finished_s and phase != Phase.META_TRAINING}
+    if not known:
+        return 1.0
+    pace = sum(finished_s[phase] for phase in known) / sum(USUAL_S[phase] for phase in known)
+    return min(max(pace, PACES[0]), PACES[1])
 
 
 def _comes_after(later: Phase, phase: Phase) -> bool:

@@ -36,6 +36,15 @@ def test_the_last_phase_half_done_takes_as_long_again() -> None:
     assert ahead.share == 0.7
 
 
+def test_a_slower_device_takes_longer_for_what_comes() -> None:
+    usual, slow = (
+        outlook(Phase.SEARCH, 0.0, 0.0, {"meta_training": 50.0, "baseline": 8.0 * times}, is_over=False)
+        for times in (1.0, 5.0)
+    )
+    assert usual.left_s is not None
+    assert slow.left_s == 5 * usual.left_s
+
+
 def test_before_it_runs_and_after_the_end() -> None:
     assert outlook(None, 0.0, 0.0, {}, is_over=False).left_s is None
     assert outlook(Phase.SEARCH, 0.2, 3.0, {}, is_over=True).share == 1.0
