@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 import tenacity
+from fastapi.concurrency import run_in_threadpool
 
 from search_service.storage.tables import CHANGES
 
 LONGEST_PAUSE = 10.0  # seconds between attempts to listen again
+
+Answer = TypeVar("Answer")
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ class ChangeFeed:
         self._followers: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
         self._is_ending = False
+        self._changes = 0
+        self._asked: dict[Hashable, asyncio.Task[Any]] = {}
 
     @property
     def is_ending(self) -> bool:
@@ -72,6 +78,23 @@ class ChangeFeed:
             if not self._followers[search_id]:
                 del self._followers[search_id]
 
+    async def ask_once(self, question: Hashable, look: Callable[[], Answer]) -> Answer:
+        """What ``look`` finds, in a thread; those who ask the same between two changes share one look.
+
+        Args:
+            question: names what is asked.
+            look: reads the database.
+        """
+        # A look from before the last change may have missed it.
+        key = (question, self._changes)
+        task = self._asked.get(key)
+        if task is None:
+            task = self._asked[key] = asyncio.create_task(run_in_threadpool(look))
+            task.add_done_callback(lambda _: self._asked.pop(key))
+        # Whoever goes away while waiting must not take the others' answer along.
+        answer: Answer = await asyncio.shield(task)
+        return answer
+
     async def _listen_for_ever(self) -> None:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(psycopg.Error),
@@ -88,11 +111,13 @@ class ChangeFeed:
             await connection.execute(f"listen {CHANGES}")
             self._wake_all()  # what changed meanwhile was told to nobody
             async for told in connection.notifies():
+                self._changes += 1
                 for changed in self._followers.get(UUID(told.payload), ()):
                     changed.set()
         raise psycopg.OperationalError("the connection that listens was closed")
 
     def _wake_all(self) -> None:
+        self._changes += 1
         for followers in self._followers.values():
             for changed in followers:
                 changed.set()

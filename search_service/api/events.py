@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -93,7 +94,7 @@ async def _stream(database: Database, feed: ChangeFeed, search_id: UUID, after: 
             changed.clear()
             if feed.is_ending:  # the reader comes back to another process, with the last number it saw
                 return
-            seen = await run_in_threadpool(_look, database, search_id, after)
+            seen = await feed.ask_once((search_id, after), partial(_look, database, search_id, after))
             for no, kind, data in seen.events:
                 after = no
                 yield format_sse_event(event=kind, id=str(no), data_str=json.dumps(data))

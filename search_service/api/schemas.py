@@ -50,7 +50,7 @@ SPEC_EXAMPLES: dict[str, Example] = {
         },
     },
     "sinusoid": {
-        "summary": "regression: a fifth of the baseline's error may be lost, about a minute on two cores",
+        "summary": "regression: a fifth of the baseline's error may be lost, half a minute on two cores",
         "value": {
             "name": "sinusoid, 10-shot",
             "tasks": {"family": "sinusoid", "shots": 10, "queries": 50},

@@ -234,7 +234,7 @@ def threshold_sentence(answer: ThresholdAnswer, result: SearchResult) -> str:
     text = f"{limit} needs evaluation: {answer.reason}."
     if answer.candidates:
         text += f" Candidates that may qualify: {wording.few(answer.candidates)}."
-    return f"{text} Another search takes about {words.about(answer.estimated_s or 0.0)}; it reuses what is known."
+    return f"{text} Another search takes {words.about(answer.estimated_s or 0.0)}; it reuses what is known."
 
 
 def answerable_range(result: SearchResult) -> tuple[float, float] | None:

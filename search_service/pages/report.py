@@ -278,7 +278,7 @@ def _left(view: SearchView) -> str:
     """How long it may still take, in words."""
     if view.status != SearchStatus.RUNNING or view.left_s is None:
         return ""
-    return f"about {words.about(view.left_s)} left"
+    return f"{words.about(view.left_s)} left"
 
 
 def _said(view: SearchView) -> str:

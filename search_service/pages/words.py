@@ -63,12 +63,12 @@ def about(seconds: float) -> str:
     if seconds < 10:
         return "a few seconds"
     if seconds < 60:
-        return f"{math.ceil(seconds / 10) * 10} s"
+        return f"about {math.ceil(seconds / 10) * 10} s"
     if seconds < 3600:
-        return f"{math.ceil(seconds / 60)} min"
+        return f"about {math.ceil(seconds / 60)} min"
     if seconds < 86_400:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86_400:.1f} days"
+        return f"about {seconds / 3600:.1f} h"
+    return f"about {seconds / 86_400:.1f} days"
 
 
 def moment(at: datetime) -> str:
