@@ -130,6 +130,13 @@ async def _deliberate(request: Request, error: Exception) -> Response:
     return ProblemResponse(kind, str(error), instance=request.url.path, fields=fields_of(error), headers=headers)
 
 
+def log_incident(request: Request, error: Exception) -> str:
+    """Log an error that nobody expected, and say where to find it."""
+    incident = uuid4().hex
+    _logger.error("incident %s: %s %s failed", incident, request.method, request.url.path, exc_info=error)
+    return f"this is our fault, not yours; the log tells more under incident {incident}"
+
+
 def fields_of(error: LambdaSearchError) -> Sequence[FieldProblem]:
     """Which fields an error is about, as far as it is about fields."""
     match error:
@@ -171,10 +178,4 @@ async def _from_framework(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    incident = uuid4().hex
-    _logger.error("incident %s: %s %s failed", incident, request.method, request.url.path, exc_info=error)
-    return ProblemResponse(
-        INTERNAL_ERROR,
-        f"this is our fault, not yours; the log tells more under incident {incident}",
-        instance=request.url.path,
-    )
+    return ProblemResponse(INTERNAL_ERROR, log_incident(request, error), instance=request.url.path)

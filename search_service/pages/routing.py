@@ -35,7 +35,7 @@ class PageRoute(APIRoute):
                 response = await answer(request)
             except Unauthenticated as error:
                 response = _ask_to_sign_in(request, error)
-            except (LambdaSearchError, RequestValidationError, HTTPException) as error:
+            except Exception as error:
                 response = _problem(request, error)
             for name, value in security.HEADERS.items():
                 response.headers.setdefault(name, value)
@@ -67,12 +67,12 @@ def _problem(request: Request, error: Exception) -> Response:
 def _described(request: Request, error: Exception) -> tuple[problems.ProblemKind, str, list[FieldProblem]]:
     if isinstance(error, LambdaSearchError):
         kind = problems.kind_of(error)
-        if kind is problems.INTERNAL_ERROR:
-            raise error
-        return kind, str(error), []
+        if kind is not problems.INTERNAL_ERROR:
+            return kind, str(error), []
     if isinstance(error, RequestValidationError):
         found = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
         return problems.INVALID_PARAMETER, "", codec.explain(found, whole="request")
-    assert isinstance(error, HTTPException)
-    fallback = problems.ProblemKind(error.status_code, "refused", "The request cannot be answered")
-    return problems.STATUSES.get(error.status_code, fallback), str(error.detail), []
+    if isinstance(error, HTTPException):
+        fallback = problems.ProblemKind(error.status_code, "refused", "The request cannot be answered")
+        return problems.STATUSES.get(error.status_code, fallback), str(error.detail), []
+    return problems.INTERNAL_ERROR, problems.log_incident(request, error), []

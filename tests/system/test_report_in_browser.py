@@ -273,6 +273,8 @@ def test_the_list_moves_and_the_api_is_described(
     page.get_by_role("button", name="Execute").click()
     expect(page.locator(".live-responses-table")).to_contain_text('"name": "the desk"')
     page.screenshot(path=folder / "report-api.png")
+    page.emulate_media(color_scheme="dark")
+    page.screenshot(path=folder / "report-api-dark.png")
     assert faults == []
 
 

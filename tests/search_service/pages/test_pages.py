@@ -7,6 +7,7 @@ import html
 import re
 import subprocess
 import sys
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -379,3 +380,20 @@ def luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_a_fault_of_ours_is_a_page_that_names_the_incident(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a fault <of ours>")
+
+    monkeypatch.setattr("search_service.pages.listing.searches.page", fail)
+    answer = browser.get("/")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "a fault" not in answer.text
+    incident = re.search(r"incident ([0-9a-f]{32})", answer.text)
+    assert incident is not None
+    assert incident[1] in caplog.text
+    assert "default-src" in answer.headers["content-security-policy"]
