@@ -13,10 +13,10 @@ from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.keys import Scope
 from search_service.domain.progress import Outlook, outlook
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
+from search_service.domain.trial import TrialState
 from search_service.storage import codec
 from search_service.storage.searches import SearchSort
 from search_service.storage.tables import ApiKeyRow, SearchRow, TrialRow
-from search_service.storage.trials import TrialState
 
 PREFIX = "/v1"
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from search_service.cli.environment import become, read_settings, require
+from search_service.cli.remote import Json
 
 MODULE = "workers.adaptation.episodes"
 
@@ -38,10 +39,10 @@ def fetch(
 
 
 @app.command("list")
-def list_datasets(data_dir: DataDir = None) -> None:
+def list_datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Say for each task family whether it can be drawn here, and if not, why."""
     require("worker")
-    become(MODULE, "list", "--data-dir", str(_folder(data_dir)))
+    become(MODULE, "list", "--data-dir", str(_folder(data_dir)), *(["--json"] if as_json else []))
 
 
 def _folder(data_dir: Path | None) -> Path:

@@ -54,9 +54,15 @@ def list_keys(as_json: Json = False, url: Url = None, profile: Profile = None) -
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], url: Url = None, profile: Profile = None
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")],
+    as_json: Json = False,
+    url: Url = None,
+    profile: Profile = None,
 ) -> None:
     """Refuse a key from now on."""
     with Client.of_profile(profile, url=url) as client:
         view = client.revoke_key(key_id)
-    print(f"{view['id']} revoked")
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{view['id']} revoked")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from rich import box
 from rich.bar import Bar
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column, Table
 from rich.text import Text
 
-from search_service.client import Client, FrontView, SearchView
+from search_service.client import Client, FrontView, SearchView, TrialView
 from search_service.domain.search import Phase, SearchStatus
 
 LINE_INTERVAL = 10.0  # seconds between two lines of the same phase
@@ -102,11 +102,9 @@ def front_table(front: FrontView) -> Table:
     table.add_column("state")
     for trial in shown:
         loss, error = trial["degradation"] or 0.0, trial["degradation_se"] or 0.0
-        measured = trial["latency_s"] is not None
-        latency_s = trial["latency_s"] if measured else trial["predicted_latency_s"]
         table.add_row(
             Text(trial["candidate"]),
-            ("" if measured else "~") + f"{(latency_s or 0.0) * 1e3:.3g}",
+            latency_ms(trial),
             "" if trial["speedup"] is None else f"{trial['speedup']:.1f}x",
             f"{loss:+.4f} ± {Z95 * error:.4f}",
             Bar(2 * threshold, 0, max(loss, 0.0), color="green" if loss <= threshold else "red"),
@@ -114,6 +112,13 @@ def front_table(front: FrontView) -> Table:
             style="bold" if trial["candidate"] == best else "",
         )
     return table
+
+
+def latency_ms(trial: TrialView) -> str:
+    """The measured latency, or else the predicted one, marked."""
+    if trial["latency_s"] is not None:
+        return f"{trial['latency_s'] * 1e3:.3g}"
+    return "-" if trial["predicted_latency_s"] is None else f"~{trial['predicted_latency_s'] * 1e3:.3g}"
 
 
 class _Lines:
@@ -143,7 +148,7 @@ class _Lines:
             self.say(f"{clock} {view['status']}")
             return
         parts = [
-            f"{LABELS[Phase(phase)]} {_counted(view)}".rstrip(),
+            f"{LABELS[Phase(phase)]} {counted(view['progress'])}".rstrip(),
             _message(view),
             best_so_far(self._front.look(view)),
         ]
@@ -183,10 +188,10 @@ class _Bars:
         front = self._front.look(view)
         for phase, task in self._tasks.items():
             if phase == now and not (over and view["status"] == SearchStatus.SUCCEEDED):
-                done, total, _ = _numbers(view)
+                done, total, _ = _numbers(view["progress"])
                 message = _message(view)
-                counted = _counted(view)
-                self._progress.update(task, completed=done, total=total, message=message, counted=counted)
+                count = counted(view["progress"])
+                self._progress.update(task, completed=done, total=total, message=message, counted=count)
             elif phase.value in view["phase_seconds"] or view["status"] == SearchStatus.SUCCEEDED:
                 seconds = view["phase_seconds"].get(phase.value)
                 took = "" if seconds is None else f"{seconds:.1f} s"
@@ -206,17 +211,16 @@ class _CountColumn(ProgressColumn):
         return Text(str(task.fields["counted"]), style="cyan")
 
 
-def _numbers(view: SearchView) -> tuple[float, float, str]:
-    progress = view["progress"]
-    return float(progress.get("done", 0)), float(progress.get("total", 0)) or 1.0, str(progress.get("unit", ""))
-
-
-def _counted(view: SearchView) -> str:
+def counted(progress: dict[str, Any]) -> str:
     """``120 of 300 iterations``, or a percentage where a share is counted."""
-    done, total, unit = _numbers(view)
+    done, total, unit = _numbers(progress)
     if not unit:
         return ""
     return f"{done / total:.0%}" if unit == "share" else f"{done:.0f} of {total:.0f} {unit}"
+
+
+def _numbers(progress: dict[str, Any]) -> tuple[float, float, str]:
+    return float(progress.get("done", 0)), float(progress.get("total", 0)) or 1.0, str(progress.get("unit", ""))
 
 
 def _message(view: SearchView) -> str:

@@ -14,6 +14,7 @@ from search_service.cli.spec_file import read_spec
 from search_service.client import ApiProblem, Client, SearchView
 from search_service.domain.errors import FieldProblem, SearchCancelled, SearchFailed
 from search_service.domain.search import SearchStatus
+from search_service.domain.trial import TrialState
 
 Url = Annotated[str | None, typer.Option("--url", help="Where the service is; also LAMBDA_SEARCH_URL.")]
 Profile = Annotated[
@@ -102,41 +103,75 @@ def list_searches(
         print("no searches")
 
 
-def cancel(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+def show(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
+    """Show a search as it stands: how far it is, and the front that it knows."""
+    from search_service.cli.show import show_search, stdout_console
+
+    with Client.of_profile(profile, url=url) as client:
+        view = client.get(search_id)
+        front = None if as_json else client.front(search_id)
+    if front is None:
+        print_json(view)
+    else:
+        show_search(view, front, stdout_console())
+
+
+def trials(
+    search_id: SearchId,
+    state: Annotated[TrialState | None, typer.Option(help="Only candidates in this state.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    profile: Profile = None,
+) -> None:
+    """List the candidates of a search and what is known of each, by number."""
+    from search_service.cli.show import show_trials, stdout_console
+
+    with Client.of_profile(profile, url=url) as client:
+        views = list(client.trials(search_id, None if state is None else state.value))
+    if as_json:
+        print_json(views)
+    elif views:
+        show_trials(views, stdout_console())
+    else:
+        print("no candidates")
+
+
+def cancel(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
     """Cancel a search that is queued or running."""
     with Client.of_profile(profile, url=url) as client:
-        _say_status(client.cancel(search_id))
+        _say_moved(client.cancel(search_id), as_json)
 
 
-def pause(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+def pause(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
     """Begin no more work for a search; what runs is finished."""
     with Client.of_profile(profile, url=url) as client:
-        _say_status(client.pause(search_id))
+        _say_moved(client.pause(search_id), as_json)
 
 
-def resume(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+def resume(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
     """Let a paused search go on when its turn comes."""
     with Client.of_profile(profile, url=url) as client:
-        _say_status(client.resume(search_id))
+        _say_moved(client.resume(search_id), as_json)
 
 
-def stop(search_id: SearchId, url: Url = None, profile: Profile = None) -> None:
+def stop(search_id: SearchId, as_json: Json = False, url: Url = None, profile: Profile = None) -> None:
     """Let a search answer from what it knows: nothing more is screened, what has survived is proved."""
     with Client.of_profile(profile, url=url) as client:
         view = client.stop(search_id)
-    print(f"{view['id']} {'stopping' if view['stopping'] else view['status']}")
+    _say_moved(view, as_json, "stopping" if view["stopping"] else "")
 
 
 def priority(
     search_id: SearchId,
     value: Annotated[int, typer.Argument(metavar="PRIORITY", help="Higher goes first.", min=-1000, max=1000)],
+    as_json: Json = False,
     url: Url = None,
     profile: Profile = None,
 ) -> None:
     """Change a search's priority while it is queued, paused or running."""
     with Client.of_profile(profile, url=url) as client:
         view = client.set_priority(search_id, value)
-    print(f"{view['id']} priority {view['priority']}")
+    _say_moved(view, as_json, f"priority {view['priority']}")
 
 
 def events(
@@ -206,8 +241,11 @@ def print_json(document: object) -> None:
     print(_json(document))
 
 
-def _say_status(view: SearchView) -> None:
-    print(f"{view['id']} {view['status']}")
+def _say_moved(view: SearchView, as_json: bool, moved: str = "") -> None:
+    if as_json:
+        print_json(view)
+    else:
+        print(f"{view['id']} {moved or view['status']}")
 
 
 def _watch(client: Client, search_id: str, as_json: bool) -> None:

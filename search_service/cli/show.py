@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search_service import wording
-from search_service.client import KeyView, SearchView
+from search_service.cli.progress import LABELS, best_so_far, counted, front_table, latency_ms
+from search_service.client import FrontView, KeyView, SearchView, TrialView
 from search_service.domain.result import PatternFigures, Quality, Ratio, Retrained, SearchResult
-from search_service.domain.search import Phase
+from search_service.domain.search import Phase, SearchStatus
 from search_service.domain.thresholds import answerable
 
 PLAIN_WIDTH = 132  # characters a line may have where no terminal says how many
@@ -56,6 +57,55 @@ def show_searches(views: Iterable[SearchView], console: Console) -> None:
         submitted = view["created_at"][:19].replace("T", " ")
         phase = view["phase"] or NOTHING
         table.add_row(view["id"], Text(view["name"]), view["status"], phase, submitted, f"{view['elapsed_s']:.0f}")
+    console.print(table)
+
+
+def show_search(view: SearchView, front: FrontView, console: Console) -> None:
+    """Print a search as it stands, and the front that it knows."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in _standing(view, front):
+        facts.add_row(name, Text(text))
+    console.print(facts)
+    if front["trials"]:
+        console.print()
+        console.print(front_table(front))
+
+
+def _standing(view: SearchView, front: FrontView) -> Iterable[tuple[str, str]]:
+    progress = view["progress"]
+    yield "search", f"{view['name']} ({view['id']})"
+    yield "status", view["status"] + (", stopping" if view["stopping"] else "")
+    if view["phase"] and not SearchStatus(view["status"]).is_final:
+        yield "phase", " ".join(filter(None, [LABELS[Phase(view["phase"])], counted(progress)]))
+        left = "" if view["left_s"] is None else f", about {view['left_s']:.0f} s left"
+        yield "progress", f"{view['share']:.0%}{left}"
+    yield "seconds", f"{view['elapsed_s']:.1f}"
+    if view["problem"]:
+        yield "problem", f"{view['problem'].get('title', '')}: {view['problem'].get('detail', '')}"
+    best = best_so_far(front)
+    if best:
+        yield "candidates", best
+
+
+def show_trials(views: Iterable[TrialView], console: Console) -> None:
+    """Print candidates, one row each; ~ stands before predicted latencies."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("no", "candidate", "state", "latency, ms", "speedup", "quality", "degradation", "blocks"):
+        left = name in ("candidate", "state")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    for view in views:
+        table.add_row(
+            str(view["number"]),
+            Text(view["candidate"]),
+            view["state"],
+            latency_ms(view),
+            NOTHING if view["speedup"] is None else f"{view['speedup']:.2f}x",
+            NOTHING if view["quality"] is None else f"{view['quality']:.4f}",
+            NOTHING if view["degradation"] is None else f"{view['degradation']:+.4f}",
+            str(view["blocks"]),
+        )
     console.print(table)
 
 

@@ -9,9 +9,9 @@ from search_service.domain.candidate import Candidate
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.result import FrontPoint, PatternFigures, Proved, SearchResult
 from search_service.domain.search import SearchSpec
+from search_service.domain.trial import TrialState
 from search_service.pages.grids import Grid, grid_of
 from search_service.storage.tables import TrialRow
-from search_service.storage.trials import TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_service.domain.result import FrontPoint, PatternFigures, SearchResult
+from search_service.domain.trial import TrialState
 from search_service.pages import words
 from search_service.storage.tables import TrialRow
-from search_service.storage.trials import TrialState
 
 Z95 = 1.96  # standard errors on each side of a two-sided 95 % interval
 SPANS_BELOW = 8.0  # thresholds below the threshold that are in the picture

@@ -21,6 +21,7 @@ from search_service.domain.keys import Scope
 from search_service.domain.result import SearchResult
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
 from search_service.domain.thresholds import answer_at
+from search_service.domain.trial import TrialState
 from search_service.pages import answer, comparison, words
 from search_service.pages.grids import Grid, grid_of
 from search_service.pages.plane import Address, Plane, plane_of_result, plane_of_trials
@@ -30,7 +31,6 @@ from search_service.storage import codec, events, keys, searches, trial_lists, t
 from search_service.storage.database import Database
 from search_service.storage.tables import SearchRow, TrialRow
 from search_service.storage.trial_lists import ROWS_PER_PAGE, TrialColumn
-from search_service.storage.trials import TrialState
 
 RETRAINING = (Phase.RETRAINING, Phase.RETRAINED_CERTIFICATE)
 SORT = rf"^-?({'|'.join(TrialColumn)})$"

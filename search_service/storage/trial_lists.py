@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.orm import Session
 
+from search_service.domain.trial import TrialState
 from search_service.storage.tables import TrialRow
-from search_service.storage.trials import TrialState
 
 ROWS_PER_PAGE = 50
 MOST_POINTS = 1500

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import Select, and_, case, exists, func, or_, select, update
@@ -16,21 +15,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from search_service.domain.events import EventKind
+from search_service.domain.trial import TrialState
 from search_service.storage.tables import EventRow, SearchRow, TrialRow
 
 ROWS_PER_INSERT = 5000
-
-
-class TrialState(StrEnum):
-    """Where a trial stands."""
-
-    PENDING = "pending"
-    DROPPED = "dropped"
-    SURVIVED = "survived"
-    QUALIFIED = "qualified"
-    UNQUALIFIED = "unqualified"
-    UNRESOLVED = "unresolved"
-    """Neither proved to stay under the threshold nor surely over it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ from search_service.api.app import create_app
 from search_service.domain.events import EventKind
 from search_service.domain.keys import NewKey, Scope
 from search_service.domain.search import SearchStatus
+from search_service.domain.trial import TrialState
 from search_service.settings import ENV_PREFIX, Settings
 from search_service.storage import keys, searches, trials, workers
 from search_service.storage.database import Database
-from search_service.storage.trials import NewTrial, TrialState
+from search_service.storage.trials import NewTrial
 from tests.made_up_result import made_up_result
 
 ROOT = Path(__file__).parents[2]

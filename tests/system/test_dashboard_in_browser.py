@@ -16,9 +16,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from search_service.domain.keys import NewKey, Scope
 from search_service.domain.lambda_pattern import constant_row_patterns
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
+from search_service.domain.trial import TrialState
 from search_service.storage import keys, searches, trials
 from search_service.storage.database import Database
-from search_service.storage.trials import TrialState
 from tests.made_up_result import made_up_result
 from workers.search.study import mirror
 from workers.search.study_storage import open_study_storage

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from search_service.domain.trial import TrialState
 from search_service.storage import trials
 from tests.system.conftest import Stack, small_spec
 
@@ -48,7 +49,7 @@ def test_logs_and_metrics_tell_of_a_search(stack: Stack, monkeypatch: pytest.Mon
     assert 0 < total("lambda_search_device_seconds_total", device="cpu") < sum(line["seconds"] for line in done) + 1
     with stack.database.session() as session:
         counts = trials.counts(session, search)
-    assert total("lambda_search_trials_total", state="dropped") == counts[trials.TrialState.DROPPED]
-    assert total("lambda_search_trials_total", state="qualified") == counts[trials.TrialState.QUALIFIED]
+    assert total("lambda_search_trials_total", state="dropped") == counts[TrialState.DROPPED]
+    assert total("lambda_search_trials_total", state="qualified") == counts[TrialState.QUALIFIED]
     assert total("lambda_search_adaptation_seconds_count", device="cpu") > 0
     assert total("lambda_search_evaluator_deaths_total") == 0

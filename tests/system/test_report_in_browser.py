@@ -19,10 +19,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from search_service.api.app import create_app
 from search_service.domain.keys import NewKey, Scope
 from search_service.domain.search import Phase
+from search_service.domain.trial import TrialState
 from search_service.settings import Settings
 from search_service.storage import keys, workers
 from search_service.storage.database import Database
-from search_service.storage.trials import TrialState
 from tests.search_service.pages.moving_search import MovingSearch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

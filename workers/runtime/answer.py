@@ -26,10 +26,10 @@ from search_service.domain.result import (
     SpeedupSplit,
 )
 from search_service.domain.search import SearchStatus
+from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, codec, trials
 from search_service.storage.database import server_time
 from search_service.storage.tables import CheckpointRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases.certificate import confirmed_blocks
 from workers.search.class_bootstrap import class_interval

@@ -17,10 +17,10 @@ from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.recipe import Recipe
 from search_service.domain.search import DEFAULT_TRIALS, NetworkSpec, Phase, Runtime, SearchSpec, TaskFamily
 from search_service.domain.space import CandidateSpace
+from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, codec, evaluations, events, trials
 from search_service.storage.database import server_time
 from search_service.storage.tables import CheckpointRow, SearchRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.adaptation.episodes import Episodes
 from workers.runtime.work import ModelUnderTest
 from workers.search.confidence import Degradations, Question, clip

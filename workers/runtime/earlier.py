@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from search_service.domain.evaluation import Split
 from search_service.domain.thresholds import answer_at
+from search_service.domain.trial import TrialState
 from search_service.storage import evaluations, searches, trials
 from search_service.storage.tables import SearchRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from search_service.domain.candidate import Candidate, Precision
 from search_service.domain.lambda_pattern import LambdaPattern, row_text
 from search_service.domain.search import SearchSpec, SearchStatus
+from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, codec, searches, trials
 from search_service.storage.database import STUDY_SCHEMA, Database, server_time
 from search_service.storage.tables import SearchRow, TrialRow
@@ -264,7 +265,7 @@ def _latency_s(row: TrialRow, subject: _Subject) -> float | None:
 
 
 def _is_complete(row: TrialRow) -> bool:
-    return row.state != trials.TrialState.DROPPED and row.latency_s is not None
+    return row.state != TrialState.DROPPED and row.latency_s is not None
 
 
 def _constraints(row: TrialRow, max_degradation: float | None) -> dict[str, float]:

@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from search_service import queue
 from search_service.domain.search import Phase
+from search_service.domain.trial import TrialState
 from search_service.storage import searches, tokens, trials
 from search_service.storage.database import Database
-from search_service.storage.trials import TrialState
 from tests.made_up_result import made_up_result
 
 

@@ -23,7 +23,22 @@ Call = Callable[..., Any]
 
 HEAVY = {"torch", "optuna", "workers", "sqlalchemy", "fastapi", "uvicorn", "alembic", "matplotlib", "numpy"}
 COMMANDS = [
-    *("run", "up", "submit", "watch", "result", "list", "events", "pause", "resume", "stop", "cancel", "priority"),
+    *(
+        "run",
+        "up",
+        "submit",
+        "watch",
+        "show",
+        "trials",
+        "result",
+        "list",
+        "events",
+        "pause",
+        "resume",
+        "stop",
+        "cancel",
+        "priority",
+    ),
     *("keys", "api", "worker", "dashboard", "migrate"),
 ]
 NOBODY = "http://127.0.0.1:9"
@@ -294,6 +309,12 @@ def test_datasets(tmp_path: Path) -> None:
     assert set(lines) == {"glyphs", "omniglot", "sinusoid"}
     assert "ready" in lines["glyphs"]
     assert "datasets fetch omniglot" in lines["omniglot"]
+    told = subprocess.run([*command, "list", "--data-dir", str(tmp_path), "--json"], capture_output=True, check=True)
+    assert {family: reason is None for family, reason in json.loads(told.stdout).items()} == {
+        "glyphs": True,
+        "omniglot": False,
+        "sinusoid": True,
+    }
     unknown = subprocess.run([*command, "fetch", "imagenet"], capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "imagenet" in unknown.stderr

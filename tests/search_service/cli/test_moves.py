@@ -6,10 +6,14 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
 
+from search_service.domain.trial import TrialState
+from search_service.storage import trials
+from search_service.storage.database import Database
 from tests.search_service.cli.conftest import Call
 
 
@@ -33,6 +37,35 @@ def test_a_search_is_moved_about(call: Call, submitted: str) -> None:
     refused = call("pause", submitted)
     assert refused.code == 1
     assert "is cancelled and cannot become paused" in refused.err
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "stop", "cancel", "priority", "show"])
+def test_programs_are_told_the_search(call: Call, submitted: str, command: str) -> None:
+    arguments = ["7"] if command == "priority" else []
+    view = json.loads(call(command, submitted, *arguments, "--json").out)
+    assert view["id"] == submitted
+    assert view["status"] == {"pause": "paused", "stop": "cancelled", "cancel": "cancelled"}.get(command, "running")
+
+
+def test_a_search_is_shown_as_it_stands(call: Call, submitted: str, database: Database) -> None:
+    text = call("show", submitted).out
+    assert "running" in text
+    assert "meta-training" in text
+    assert call("trials", submitted).out == "no candidates\n"
+    with database.session() as session:
+        new = [trials.NewTrial(f"{row:05b}", "group", row * 0.001) for row in range(1, 4)]
+        trials.add_many(session, UUID(submitted), new)
+        dropped, survived, _ = trials.of_search(session, UUID(submitted))
+        dropped.state, dropped.degradation = TrialState.DROPPED, 0.2
+        survived.state, survived.degradation, survived.latency_s, survived.speedup = "survived", 0.004, 0.0018, 6.5
+    text = call("show", submitted).out
+    assert "best so far 00010: speedup 6.5x, degradation +0.0040 on validation classes" in text
+    assert "front so far" in text
+    rows = {line.split()[1]: line.split() for line in call("trials", submitted).out.splitlines() if "00" in line}
+    assert rows["00001"][2:4] == ["dropped", "~1"]
+    assert rows["00010"][2:5] == ["survived", "1.8", "6.50x"]
+    told = json.loads(call("trials", submitted, "--state", "dropped", "--json").out)
+    assert [trial["candidate"] for trial in told] == ["00001"]
 
 
 def test_events_are_followed_to_the_end(call: Call, submitted: str) -> None:

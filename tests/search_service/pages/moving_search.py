@@ -8,10 +8,10 @@ from uuid import UUID
 from search_service.domain.events import EventKind
 from search_service.domain.lambda_pattern import LambdaPattern, constant_row_patterns
 from search_service.domain.search import Phase, SearchStatus
+from search_service.domain.trial import TrialState
 from search_service.storage import codec, events, searches, trials
 from search_service.storage.database import Database
 from search_service.storage.tables import TrialRow
-from search_service.storage.trials import TrialState
 from tests.made_up_result import made_up_result
 
 BASELINE_QUALITY = 0.88

@@ -14,10 +14,11 @@ from search_service.domain.errors import EpisodesChanged, IllegalMove, NotFound
 from search_service.domain.evaluation import EvaluationScope, LatencyScope, Split, TimingScope
 from search_service.domain.recipe import Recipe
 from search_service.domain.search import MetaTraining, NetworkSpec, Phase, SearchSpec, SearchStatus, TaskFamily
+from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, evaluations, latency_models, searches, timings, tokens, trials, workers
 from search_service.storage.database import Database
 from search_service.storage.tokens import TokenState
-from search_service.storage.trials import NewTrial, TrialState
+from search_service.storage.trials import NewTrial
 from tests.made_up_result import made_up_result
 
 SPEC = SearchSpec(

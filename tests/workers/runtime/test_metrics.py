@@ -11,10 +11,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from search_service.domain.events import EventKind
+from search_service.domain.trial import TrialState
 from search_service.storage import codec, events, searches, trials
 from search_service.storage.database import Database
 from search_service.storage.tables import EventRow, TrialRow
-from search_service.storage.trials import NewTrial, TrialState
+from search_service.storage.trials import NewTrial
 from workers.runtime import metrics
 from workers.runtime.work import JudgingOutcome, TimingOutcome
 

@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 
 from search_service.domain.recipe import Recipe
 from search_service.domain.search import Phase, SearchSpec
+from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, searches, timings, tokens, trials
 from search_service.storage.codec import spec_from_json
 from search_service.storage.database import Database
 from search_service.storage.tables import TokenRow
-from search_service.storage.trials import NewTrial, TrialState
+from search_service.storage.trials import NewTrial
 from tests.system.conftest import small_spec
 from workers.runtime.case import Case
 from workers.runtime.phases import timing

@@ -19,9 +19,9 @@ from sqlalchemy import text
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.domain.lambda_pattern import constant_row_patterns
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
+from search_service.domain.trial import TrialState
 from search_service.storage import searches, trials
 from search_service.storage.database import Database
-from search_service.storage.trials import TrialState
 from tests.made_up_result import figures, made_up_result
 from workers.search import study as study_module
 from workers.search.study import mirror, study_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
@@ -45,10 +46,18 @@ def fetch(
 
 
 @app.command("list")
-def list_families(data_dir: DataDir) -> None:
+def list_families(
+    data_dir: DataDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; null is ready.")] = False,
+) -> None:
     """Say for each task family whether it can be drawn here, and if not, why."""
-    for family in sorted(get_args(get_type_hints(TaskFamily)["family"])):
-        print(f"{family:<10} {unavailable_reason(family, data_dir) or 'ready'}")
+    families = sorted(get_args(get_type_hints(TaskFamily)["family"]))
+    reasons = {family: unavailable_reason(family, data_dir) for family in families}
+    if as_json:
+        print(json.dumps(reasons, indent=2))
+        return
+    for family, reason in reasons.items():
+        print(f"{family:<10} {reason or 'ready'}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from search_service.domain.candidate import Candidate
 from search_service.domain.errors import BaselineDiverged
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
+from search_service.domain.trial import TrialState
 from search_service.storage import evaluations, trials
 from search_service.storage.tables import TokenRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run, retraining, rounds, search
 from workers.runtime.phases.rules import Batch

@@ -12,9 +12,9 @@ import numpy as np
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import DIVERGED_QUALITY, Split
 from search_service.domain.search import Phase
+from search_service.domain.trial import TrialState
 from search_service.storage import tokens, trials
 from search_service.storage.tables import TokenRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases import judged_run
 from workers.runtime.phases.calibration import add_trials, model_of

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from search_service.domain.candidate import Candidate
 from search_service.domain.search import Phase
+from search_service.domain.trial import TrialState
 from search_service.storage import timings, trials
 from search_service.storage.tables import TokenRow, TrialRow
-from search_service.storage.trials import TrialState
 from workers.runtime.case import Case
 from workers.runtime.phases.rules import Batch
 from workers.runtime.phases.search import horizon
