@@ -90,6 +90,7 @@ class FrontView(TypedDict):
     max_degradation: float | None
     best: TrialView | None
     trials: list[TrialView]
+    latency_ratio: float | None
 
 
 class KeyView(TypedDict):

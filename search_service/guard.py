@@ -60,14 +60,21 @@ def check_same_origin(request: Request) -> None:
         return
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
-    is_own = urlsplit(origin).netloc == request.headers.get("host") if origin else site in ("same-origin", "none")
+    is_own = _host_of(origin) == request.headers.get("host") if origin else site in ("same-origin", "none")
     if not is_own or site in ("cross-site", "same-site"):
-        raise Forbidden("a browser's session may change things from this service's own pages only")
+        raise Forbidden("a signed-in browser may change things from this service's own pages only")
 
 
 def bracketed(host: str) -> str:
     """A host as URLs and Host headers write it: IPv6 addresses in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # browsers send no such thing
+        return None
 
 
 def _without_port(host: str) -> str:

@@ -7,6 +7,7 @@ their own name at this address, and those that make a browser send what it knows
 
 from __future__ import annotations
 
+import base64
 import signal
 import socket
 from collections.abc import Iterable, Mapping
@@ -14,14 +15,15 @@ from types import FrameType
 from typing import Annotated, cast
 
 import optuna_dashboard
+import structlog
 import typer
 import uvicorn
 from a2wsgi import WSGIMiddleware
-from fastapi.security import HTTPBasic, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from optuna.storages import BaseStorage
 from starlette import types as asgi
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -36,13 +38,14 @@ from workers.search.study_storage import open_study_storage
 ANY_ADDRESS = frozenset({"0.0.0.0", "::"})
 CHALLENGE = {"www-authenticate": 'Basic realm="lambda-search: an API key as the password, any name", charset="UTF-8"'}
 
+HEADERS = {"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+"""What browsers are told to refuse: a foreign page that frames this one could lure an admin into a click."""
+
 HTTP_THREADS = 8
 SHUTDOWN_TIMEOUT = 5  # seconds that requests under way get to finish
 UNUSABLE = 2  # exit status where the dashboard cannot start as told
 
-
-_bearer = HTTPBearer(auto_error=False)
-_basic = HTTPBasic(auto_error=False)
+log = structlog.get_logger(__name__)
 
 
 class Gate:
@@ -67,8 +70,14 @@ class Gate:
         """Serve one request."""
         if scope["type"] != "http":
             raise NotImplementedError(f"the dashboard speaks HTTP only, not {scope['type']}")
+
+        async def send_guarded(message: asgi.Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
         answer = await self._own_answer(Request(scope))
-        await (answer or self._app)(scope, receive, send)
+        await (answer or self._app)(scope, receive, send_guarded)
 
     async def _own_answer(self, request: Request) -> Response | None:
         """What is answered without the dashboard; None where it may answer."""
@@ -78,9 +87,9 @@ class Gate:
         if not is_meant(request, self._names):
             said = request.headers.get("host", "")
             return _say(421, f"the dashboard does not go by the name '{said}': allow it in {ENV_PREFIX}ALLOWED_HOSTS")
-        sent = await _sent(request)
+        scheme, secret = _sent(request)
         try:
-            key = await run_in_threadpool(find_key, self._database, sent, request.cookies.get(COOKIE))
+            key = await run_in_threadpool(find_key, self._database, secret, request.cookies.get(COOKIE))
         except DatabaseUnavailable as error:
             return _say(503, str(error), {"retry-after": "5"})
         if key is None:
@@ -89,10 +98,12 @@ class Gate:
             return None
         if not Scope(key.scope).allows(Scope.ADMIN):
             return _say(403, f"key '{key.name}' has scope '{key.scope}': it may look only, '{Scope.ADMIN}' may change")
-        try:
-            check_same_origin(request)
-        except Forbidden as error:
-            return _say(403, str(error))
+        if scheme != "bearer":  # which browsers never send by themselves
+            try:
+                check_same_origin(request)
+            except Forbidden as error:
+                return _say(403, str(error))
+        log.info("study changed", method=request.method, path=request.url.path, key_name=key.name)
         return None
 
 
@@ -160,16 +171,19 @@ class _Server(uvicorn.Server):
             typer.echo(f"Optuna dashboard: http://{name}:{port}")
 
 
-async def _sent(request: Request) -> str | None:
-    """The key that a request carries."""
-    bearer = await _bearer(request)
-    if bearer is not None:
-        return bearer.credentials
-    try:
-        basic = await _basic(request)
-    except HTTPException:  # what stands there cannot be read
-        return ""
-    return None if basic is None else basic.password
+def _sent(request: Request) -> tuple[str, str | None]:
+    """How a request carries a key, and the key."""
+    scheme, value = get_authorization_scheme_param(request.headers.get("authorization"))
+    match scheme.lower():
+        case "bearer":
+            return "bearer", value
+        case "basic":
+            try:
+                return "basic", base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except ValueError:  # what stands there cannot be read
+                return "basic", ""
+        case other:
+            return other, None
 
 
 def _say(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

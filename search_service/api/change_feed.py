@@ -79,7 +79,7 @@ class ChangeFeed:
                 del self._followers[search_id]
 
     async def ask_once(self, question: Hashable, look: Callable[[], Answer]) -> Answer:
-        """What ``look`` finds, in a thread; those who ask the same between two changes share one look.
+        """What ``look`` finds, in a thread; who asks the same while that goes on, and nothing has changed, shares it.
 
         Args:
             question: names what is asked.

@@ -10,6 +10,7 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_service.domain.candidate import Candidate, Precision
+from search_service.domain.evaluation import known_mean
 from search_service.domain.keys import Scope
 from search_service.domain.progress import Outlook, outlook
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
@@ -192,6 +193,7 @@ class SearchLinks(BaseModel):
 
     self_: Annotated[str, Field(alias="self")]
     trials: str
+    front: str
     result: str
     events: str
 
@@ -272,6 +274,7 @@ class SearchView(BaseModel):
             links=SearchLinks(
                 self_=search_path(row.id),
                 trials=f"{search_path(row.id)}/trials",
+                front=f"{search_path(row.id)}/front",
                 result=f"{search_path(row.id)}/result",
                 events=f"{search_path(row.id)}/events",
             ),
@@ -321,7 +324,7 @@ class TrialView(BaseModel):
     blocks: int
     """Blocks of episodes judged."""
     quality: float | None
-    """Mean quality on the judged episodes."""
+    """Mean quality on the judged episodes; null too where adaptation diverged on one of them, which `reason` says."""
     degradation: float | None
     """Mean paired quality loss against the baseline."""
     degradation_se: float | None
@@ -348,7 +351,7 @@ class TrialView(BaseModel):
             predicted_latency_s=row.predicted_latency_s,
             state=TrialState(row.state),
             blocks=row.blocks,
-            quality=row.quality,
+            quality=known_mean(row.quality),
             degradation=row.degradation,
             degradation_se=row.degradation_se,
             latency_s=row.latency_s,
@@ -369,7 +372,10 @@ class TrialPage(BaseModel):
 
 
 class FrontView(BaseModel):
-    """The front of a search as it stands, of validation classes: what a result's `front` will be made of."""
+    """The front of a search as it stands, of validation classes.
+
+    Some of it may rest on few episodes; a result's own `front` holds candidates that were timed together.
+    """
 
     model_config = _WIRE
 
@@ -378,7 +384,10 @@ class FrontView(BaseModel):
     best: TrialView | None
     """The fastest candidate that is proved, or else that has survived so far."""
     trials: list[TrialView]
-    """Candidates judged so far that lose less than every faster one does, fastest first; the 50 fastest."""
+    """Candidates judged so far that lose less than every faster one does, fastest first; at most 1500."""
+    latency_ratio: float | None
+    """Measured over predicted latency, the median of the candidates timed so far: predictions are of the eager runtime.
+    Multiplied by it they compare with what was measured; null before any was."""
 
 
 class ThresholdQuery(BaseModel):

@@ -188,6 +188,7 @@ def get_front(search_id: SearchId, _: Reader, database: Db) -> FrontView:
             max_degradation=searches.threshold(row),
             best=None if best is None else TrialView.of(best),
             trials=[TrialView.of(trial) for trial in trial_lists.front(session, search_id)],
+            latency_ratio=trial_lists.latency_ratio(session, search_id),
         )
 
 

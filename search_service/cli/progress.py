@@ -104,7 +104,7 @@ def front_table(front: FrontView) -> Table:
         loss, error = trial["degradation"] or 0.0, trial["degradation_se"] or 0.0
         table.add_row(
             Text(trial["candidate"]),
-            latency_ms(trial),
+            latency_ms(trial, front["latency_ratio"] or 1.0),
             "" if trial["speedup"] is None else f"{trial['speedup']:.1f}x",
             f"{loss:+.4f} ± {Z95 * error:.4f}",
             Bar(2 * threshold, 0, max(loss, 0.0), color="green" if loss <= threshold else "red"),
@@ -114,11 +114,11 @@ def front_table(front: FrontView) -> Table:
     return table
 
 
-def latency_ms(trial: TrialView) -> str:
-    """The measured latency, or else the predicted one, marked."""
+def latency_ms(trial: TrialView, ratio: float = 1.0) -> str:
+    """The measured latency, or else the predicted one times ``ratio``, marked."""
     if trial["latency_s"] is not None:
         return f"{trial['latency_s'] * 1e3:.3g}"
-    return "-" if trial["predicted_latency_s"] is None else f"~{trial['predicted_latency_s'] * 1e3:.3g}"
+    return "-" if trial["predicted_latency_s"] is None else f"~{trial['predicted_latency_s'] * ratio * 1e3:.3g}"
 
 
 class _Lines:

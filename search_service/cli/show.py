@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from search_service import wording
+from search_service import words
 from search_service.cli.progress import LABELS, best_so_far, counted, front_table, latency_ms
 from search_service.client import FrontView, KeyView, SearchView, TrialView
 from search_service.domain.result import PatternFigures, Quality, Ratio, Retrained, SearchResult
@@ -166,7 +166,7 @@ def show_answer(document: dict[str, Any], console: Console) -> None:
         return
     console.print(f"{threshold:.4g} needs evaluation: {document['reason']}.")
     if document["candidates"]:
-        console.print(f"Candidates that may qualify: {wording.few(document['candidates'])}.")
+        console.print(f"Candidates that may qualify: {words.few(document['candidates'])}.")
     console.print(f"Another search takes about {document['estimated_s']:.0f} s; it reuses what is known.")
 
 
@@ -221,7 +221,7 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     yield "threshold", f"at most {result.max_degradation:.4g} in {_metric(result)} may be lost (max_degradation)"
     yield "speedup", "over this engine's own baseline; speedup_over_plain: over plain PyTorch on the same baseline"
     yield "confidence", f"{result.confidence:.4g}"
-    yield "method", wording.METHODS.get(result.method, result.method)
+    yield "method", words.METHODS.get(result.method, result.method)
     yield "confirmed on", f"{classes}{confirmed.episodes} episodes of split {confirmed.split}"
     if confirmed.class_interval is not None:
         low, high = confirmed.class_interval.low, confirmed.class_interval.high
@@ -251,9 +251,9 @@ def _facts(result: SearchResult) -> Iterable[tuple[str, str]]:
     if low < high:
         yield "other thresholds", f"{low:.4g} to {high:.4g} are answered with no new evaluation (lambda-search answer)"
     if effort.unresolved:
-        yield "unresolved", f"{wording.few(effort.unresolved)}: too near the threshold to be told from it"
+        yield "unresolved", f"{words.few(effort.unresolved)}: too near the threshold to be told from it"
     yield "statistics", f"norm_statistics {result.norm_statistics}"
-    yield "device", f"{wording.device(result.device)}, runtime {result.runtime}"
+    yield "device", f"{words.device(result.device)}, runtime {result.runtime}"
     names = [name for name in (*Phase, "total") if name in result.seconds]
     yield "seconds", ", ".join(f"{name} {result.seconds[name]:.1f}" for name in names)
 

@@ -18,6 +18,13 @@ ENGINE_VERSION = 1
 
 DIVERGED_QUALITY = -1e30
 """The quality that stands for "not a number" or minus infinity: far below any other, and storable as JSON."""
+_DIVERGED_MEAN = DIVERGED_QUALITY / 1e9
+"""A mean of qualities below this has a diverged episode in it, if it is of fewer than 10^9."""
+
+
+def known_mean(quality: float | None) -> float | None:
+    """A mean of qualities; None where adaptation diverged on one of its episodes, so that it is no figure."""
+    return None if quality is None or quality < _DIVERGED_MEAN else quality
 
 
 class Split(StrEnum):

@@ -25,7 +25,7 @@ class Scope(StrEnum):
     SUBMIT = "submit"
     """Submit searches, and move one's own."""
     ADMIN = "admin"
-    """Move any search, and make and revoke keys."""
+    """Move any search, make and revoke keys, and change what the Optuna dashboard shows."""
 
     def allows(self, needed: Scope) -> bool:
         """Whether this scope contains another."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from search_service import wording
+from search_service import words
 from search_service.domain.certificate import GUARANTEED
 from search_service.domain.result import PatternFigures, Retrained, SearchResult
 from search_service.domain.search import SearchSpec
 from search_service.domain.thresholds import ThresholdAnswer, answerable
-from search_service.pages import words
 
 CLASS_NAMES = {"omniglot": "characters", "glyphs": "characters"}
 
@@ -189,7 +188,7 @@ def facts(result: SearchResult, spec: SearchSpec) -> list[tuple[str, str]]:
     rows = [
         ("Threshold", f"max_degradation {result.max_degradation:.4g} in {result.baseline.quality.metric}"),
         ("Confidence", words.percent(result.confidence)),
-        ("Method of proof", wording.METHODS.get(result.method, result.method)),
+        ("Method of proof", words.METHODS.get(result.method, result.method)),
         ("Proved on", f"{classes}{words.count(confirmed.episodes)} tasks of split {confirmed.split}"),
         ("Searched", _effort(result)),
         ("Method of search", f"{effort.method}: {effort.method_reason}"),
@@ -199,9 +198,9 @@ def facts(result: SearchResult, spec: SearchSpec) -> list[tuple[str, str]]:
     if effort.answered_from is not None:
         rows.append(("Answered from", f"search {effort.answered_from}: nothing was evaluated or timed again"))
     if effort.unresolved:
-        rows.append(("Unresolved", f"{wording.few(effort.unresolved)}: too near the threshold to be told from it"))
+        rows.append(("Unresolved", f"{words.few(effort.unresolved)}: too near the threshold to be told from it"))
     rows.append(("Statistics", _statistics(result.norm_statistics)))
-    rows.append(("Device", f"{wording.device(result.device)}, runtime {result.runtime}"))
+    rows.append(("Device", f"{words.device(result.device)}, runtime {result.runtime}"))
     rows.append(("Took", words.span(result.seconds.get("total"))))
     return rows
 
@@ -233,7 +232,7 @@ def threshold_sentence(answer: ThresholdAnswer, result: SearchResult) -> str:
         return f"For {limit}: nothing faster than the baseline was proved to lose so little."
     text = f"{limit} needs evaluation: {answer.reason}."
     if answer.candidates:
-        text += f" Candidates that may qualify: {wording.few(answer.candidates)}."
+        text += f" Candidates that may qualify: {words.few(answer.candidates)}."
     return f"{text} Another search takes {words.about(answer.estimated_s or 0.0)}; it reuses what is known."
 
 

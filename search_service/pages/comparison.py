@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from search_service.domain.candidate import Candidate
+from search_service.domain.evaluation import known_mean
 from search_service.domain.lambda_pattern import LambdaPattern
 from search_service.domain.result import FrontPoint, PatternFigures, Proved, SearchResult
 from search_service.domain.search import SearchSpec
@@ -157,7 +158,7 @@ def _of_trial(trial: TrialRow, result: SearchResult, spec: SearchSpec) -> _Known
         not measured,
         trial.speedup,
         None if trial.speedup is None else _over_plain(trial.speedup, result),
-        trial.quality,
+        known_mean(trial.quality),
         trial.degradation,
         on,
     )

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from search_service import words
+from search_service.domain.evaluation import known_mean
 from search_service.domain.result import FrontPoint, PatternFigures, SearchResult
 from search_service.domain.trial import TrialState
-from search_service.pages import words
 from search_service.storage.tables import TrialRow
 
 Z95 = 1.96  # standard errors on each side of a two-sided 95 % interval
@@ -110,7 +111,7 @@ def plane_of_trials(trials: Sequence[TrialRow], threshold: float | None, metric:
         metric: the name of the quality.
         address: of a candidate's page.
     """
-    known = [row for row in trials if row.quality is not None and row.degradation is not None]
+    known = [row for row in trials if known_mean(row.quality) is not None and row.degradation is not None]
     if not known or threshold is None:
         return None
     # Quality and degradation are of the same tasks, so their sum is the baseline's there; most tasks tell it best.

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Form, Query, Request
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from search_service import lifecycle
+from search_service import lifecycle, words
 from search_service.api.access import Caller, Reader, Submitter
 from search_service.api.context import AppSettings, Db, SearchId
 from search_service.api.schemas import SearchView, TrialView
@@ -22,7 +22,7 @@ from search_service.domain.result import SearchResult
 from search_service.domain.search import Phase, SearchSpec, SearchStatus
 from search_service.domain.thresholds import answer_at
 from search_service.domain.trial import TrialState
-from search_service.pages import answer, comparison, words
+from search_service.pages import answer, comparison
 from search_service.pages.grids import Grid, grid_of
 from search_service.pages.plane import Address, Plane, plane_of_result, plane_of_trials
 from search_service.pages.routing import PageRoute, seen

@@ -9,8 +9,9 @@ from fastapi import Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from search_service import words
 from search_service.api.access import Caller
-from search_service.pages import assets, words
+from search_service.pages import assets
 
 _environment = Environment(
     loader=PackageLoader("search_service.pages"),

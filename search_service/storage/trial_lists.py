@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, ScalarSelect, case, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from search_service.domain.trial import TrialState
 from search_service.storage.tables import TrialRow
@@ -53,6 +53,17 @@ _COLUMNS: dict[TrialColumn, ColumnElement[Any]] = {
 }
 
 
+def _median_ratio(search_id: UUID) -> ScalarSelect[Any]:
+    both = aliased(TrialRow)
+    ratio = both.latency_s / both.predicted_latency_s
+    known = (both.search_id == search_id, both.latency_s.is_not(None), both.predicted_latency_s > 0)
+    return select(func.percentile_cont(0.5).within_group(ratio)).where(*known).scalar_subquery()
+
+
+def _ratio(search_id: UUID) -> ColumnElement[Any]:
+    return func.coalesce(_median_ratio(search_id), 1.0)
+
+
 def sorted_page(
     session: Session, search_id: UUID, column: TrialColumn, *, descending: bool, state: TrialState | None, page: int
 ) -> Sequence[TrialRow]:
@@ -82,15 +93,17 @@ def judged(session: Session, search_id: UUID) -> Sequence[TrialRow]:
 
 
 def front(session: Session, search_id: UUID) -> Sequence[TrialRow]:
-    """Judged trials that lose less than every faster one does, fastest first, as many as a page holds.
+    """Judged trials that lose less than every faster one does, fastest first, as many as a picture holds.
 
-    Latencies are the measured ones, or as long as there is none the predicted.
+    Latencies are the measured ones; or as long as there is none the predicted, of the eager runtime, times the
+    ratio of the two among the trials that have both.
     """
-    order = (_LATENCY, TrialRow.degradation, TrialRow.candidate)
+    latency = func.coalesce(TrialRow.latency_s, TrialRow.predicted_latency_s * _ratio(search_id))
+    order = (latency, TrialRow.degradation, TrialRow.candidate)
     least = func.min(TrialRow.degradation).over(order_by=order, rows=(None, -1))
     judged_ones = (
         select(TrialRow.number, TrialRow.degradation, least.label("least"))
-        .where(TrialRow.search_id == search_id, TrialRow.degradation.is_not(None), _LATENCY.is_not(None))
+        .where(TrialRow.search_id == search_id, TrialRow.degradation.is_not(None), latency.is_not(None))
         .subquery()
     )
     is_on_it = or_(judged_ones.c.least.is_(None), judged_ones.c.degradation < judged_ones.c.least)
@@ -99,14 +112,20 @@ def front(session: Session, search_id: UUID) -> Sequence[TrialRow]:
         .join(judged_ones, judged_ones.c.number == TrialRow.number)
         .where(TrialRow.search_id == search_id, is_on_it)
     )
-    return session.scalars(query.order_by(*order).limit(ROWS_PER_PAGE)).all()
+    return session.scalars(query.order_by(*order).limit(MOST_POINTS)).all()
+
+
+def latency_ratio(session: Session, search_id: UUID) -> float | None:
+    """Measured over predicted latency, the median of the trials that have both; None where none has."""
+    return session.scalar(select(_median_ratio(search_id)))
 
 
 def best(session: Session, search_id: UUID) -> TrialRow | None:
     """The fastest trial that is proved, or else that has survived so far."""
     hopeful = TrialRow.state.in_([TrialState.QUALIFIED, TrialState.SURVIVED])
+    latency = func.coalesce(TrialRow.latency_s, TrialRow.predicted_latency_s * _ratio(search_id))
     query = select(TrialRow).where(TrialRow.search_id == search_id, hopeful)
-    return session.scalars(query.order_by(_RANK, _LATENCY, TrialRow.number).limit(1)).first()
+    return session.scalars(query.order_by(_RANK, latency, TrialRow.number).limit(1)).first()
 
 
 def named(session: Session, search_id: UUID, texts: Sequence[str]) -> dict[str, TrialRow]:

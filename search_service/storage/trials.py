@@ -241,6 +241,12 @@ def has_mirrored(session: Session, search_id: UUID) -> bool:
     return session.scalar(select(exists().where(TrialRow.search_id == search_id, TrialRow.mirrored))) is True
 
 
+def forget_mirrored(session: Session, search_id: UUID) -> bool:
+    """Let the Optuna study show all of a search's trials anew, because it is gone; whether it had shown any."""
+    query = update(TrialRow).where(TrialRow.search_id == search_id, TrialRow.mirrored)
+    return session.execute(query.values(mirrored=False).returning(TrialRow.number)).first() is not None
+
+
 def mark_mirrored(session: Session, search_id: UUID, numbers: Iterable[int]) -> None:
     """Remember that the Optuna study shows these trials."""
     query = update(TrialRow).where(TrialRow.search_id == search_id, TrialRow.number.in_(list(numbers)))

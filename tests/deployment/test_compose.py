@@ -116,7 +116,7 @@ def test_no_secret_stands_in_the_file(compose: dict[str, Any]) -> None:
 def test_the_report_links_to_the_dashboard_where_it_is_published(compose: dict[str, Any]) -> None:
     variable = compose["services"]["api"]["environment"]["LAMBDA_SEARCH_DASHBOARD_URL"]
     (published,) = compose["services"]["dashboard"]["ports"]
-    assert variable == "${LAMBDA_SEARCH_DASHBOARD_URL:-http://127.0.0.1:8080}"
+    assert variable == "${LAMBDA_SEARCH_DASHBOARD_URL-http://127.0.0.1:8080}"
     assert published == "${LAMBDA_SEARCH_BIND:-127.0.0.1}:8080:8080"
 
 

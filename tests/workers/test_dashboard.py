@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -97,6 +98,8 @@ def test_without_a_key_it_shows_nothing_and_browsers_ask_for_one(guarded: TestCl
         {"Authorization": "Bearer lsk_made_up"},
         {"Authorization": "Basic !"},
         {"Authorization": "Basic bm8gY29sb24="},
+        {"Authorization": "Basic /w=="},
+        {"Authorization": "Negotiate lsk_made_up"},
         {"Cookie": f"{COOKIE}=made-up"},
     ],
 )
@@ -106,6 +109,8 @@ def test_what_is_no_key_opens_nothing(guarded: TestClient, headers: dict[str, st
 
 def test_a_key_may_be_the_password_of_any_name(stranger: TestClient, database: Database) -> None:
     assert studies(stranger, auth=("anybody", secret_of(database, Scope.READ))) == [STUDY]
+    named = base64.b64encode(f"Jürgen:{secret_of(database, Scope.READ)}".encode()).decode()
+    assert studies(stranger, headers={"Authorization": f"basic {named}"}) == [STUDY]
 
 
 def test_a_session_of_the_report_opens_the_dashboard_until_its_key_is_revoked(
@@ -141,6 +146,27 @@ def test_a_study_is_deleted_by_admins_only_and_not_from_a_foreign_page(
     assert studies(reader) == [STUDY]
     assert stranger.delete(path, auth=admin, headers={"Origin": "http://localhost:8080"}).status_code == 204
     assert studies(reader) == []
+
+
+def test_a_program_needs_no_origin(
+    stranger: TestClient, storage: optuna.storages.RDBStorage, database: Database
+) -> None:
+    path = f"/api/studies/{storage.get_study_id_from_name(STUDY)}"
+    secret = secret_of(database, Scope.ADMIN)
+    assert stranger.delete(path, auth=("anybody", secret)).status_code == 403
+    assert stranger.delete(path, headers={"Authorization": f"Bearer {secret}"}).status_code == 204
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://localhost:8080.evil.example.org"])
+def test_an_origin_that_is_no_address_is_a_foreign_one(guarded: TestClient, database: Database, origin: str) -> None:
+    admin = ("anybody", secret_of(database, Scope.ADMIN))
+    assert guarded.delete("/api/studies/1", auth=admin, headers={"Origin": origin}).status_code == 403
+
+
+def test_no_page_may_frame_it(reader: TestClient, guarded: TestClient) -> None:
+    for answer in (reader.get("/dashboard"), guarded.get("/dashboard")):
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("host", ["evil.example.org", "evil.example.org:8080", "localhost.evil.example.org", "", ":80"])

@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from search_service import logs
 from search_service.domain.errors import DatabaseUnavailable
 from search_service.settings import Settings
-from search_service.storage import trials
 from search_service.storage import workers as worker_store
 from search_service.storage.database import Database
 from workers.runtime import metrics
@@ -88,17 +87,14 @@ class Housekeeping:
             self._storage = open_study_storage(self._database)
         try:
             while not self._stopping.is_set() and not self._timing_lock.someone_measures():
-                mirrored = mirror(self._database, self._storage)
-                metrics.mirror_lag(None if mirrored is None else self._mirror_lag_s())
+                mirrored = mirror(self._database, self._storage, tell_lag=metrics.mirror_lag)
+                if mirrored is None:
+                    metrics.mirror_lag(None)  # the process that mirrors knows
                 if not mirrored:
                     return
         except Exception:
             self._close_storage()
             raise
-
-    def _mirror_lag_s(self) -> float:
-        with self._database.session() as session:
-            return trials.mirror_lag_s(session)
 
     def _close_storage(self) -> None:
         if self._storage is not None:

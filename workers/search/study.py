@@ -6,7 +6,6 @@ candidate at once, a survivor when its search is over. ``study.best_trial`` of a
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -28,7 +27,7 @@ from search_service.domain.lambda_pattern import LambdaPattern, row_text
 from search_service.domain.search import SearchSpec, SearchStatus
 from search_service.domain.trial import TrialState
 from search_service.storage import checkpoints, codec, searches, trials
-from search_service.storage.database import STUDY_SCHEMA, Database, server_time
+from search_service.storage.database import Database, server_time
 from search_service.storage.tables import SearchRow, TrialRow
 from workers.search.study_pictures import save_front, save_importance
 from workers.search.study_storage import StudyStorage
@@ -49,16 +48,20 @@ MAX_VIOLATION = 1e9
 log = structlog.get_logger(__name__)
 
 
-def mirror(database: Database, storage: StudyStorage, limit: int = 200) -> int | None:
+def mirror(
+    database: Database, storage: StudyStorage, limit: int = 200, tell_lag: Callable[[float], None] = lambda _: None
+) -> int | None:
     """Make one pass over all searches, each getting an equal share of it; only one process mirrors at a time.
 
     A crash leaves no trial out and doubles none: a trial is added to the study first and marked in our table then,
-    and what the study shows already is not added again.
+    and what the study shows already is not added again. Where somebody has deleted the study of a search that goes on,
+    all of it is shown anew.
 
     Args:
         database: where our trials are.
         storage: Optuna's storage on the same database.
         limit: how many trials to add at most; a pass of 200 takes about half a second.
+        tell_lag: told the age in seconds of the oldest trial that waits, where this process is the one that mirrors.
 
     Returns:
         How many trials were marked as mirrored; None where another process mirrors at present. Call again at once while
@@ -66,25 +69,21 @@ def mirror(database: Database, storage: StudyStorage, limit: int = 200) -> int |
 
     Raises:
         DatabaseUnavailable: Postgres does not answer.
+        sqlalchemy.exc.SQLAlchemyError: the trials could not be written.
         optuna.exceptions.StorageInternalError: the study could not be opened.
+        KeyError: somebody deleted the study this very moment.
     """
     with database.session() as guard:
         if not guard.scalar(text("select pg_try_advisory_xact_lock(:key)"), {"key": MIRROR_LOCK}):
             return None
-
-        def still_alone() -> None:
-            # Raises where the connection that holds the lock is gone, and with it the lock.
-            guard.execute(text("select 1"))
-
         with database.session() as session:
+            tell_lag(trials.mirror_lag_s(session))
             waiting = [row.id for row in searches.unmirrored(session, limit)]
         share = max(1, limit // max(1, len(waiting)))
-        return sum(_mirror_search(database, storage, search_id, share, still_alone) for search_id in waiting)
+        return sum(_mirror_search(database, storage, search_id, share) for search_id in waiting)
 
 
-def _mirror_search(
-    database: Database, storage: StudyStorage, search_id: UUID, limit: int, still_alone: Callable[[], None]
-) -> int:
+def _mirror_search(database: Database, storage: StudyStorage, search_id: UUID, limit: int) -> int:
     """Mirror up to ``limit`` trials of a search, and complete its study after the last one."""
     with database.session() as session:
         search = searches.get(session, search_id)
@@ -97,13 +96,13 @@ def _mirror_search(
             return 0
         if rows or trials.has_mirrored(session, search_id):
             subject = _Subject(search, _trained_steps(session, search), trials.latency_ratios(session, search_id))
-            study = _open_study(storage, subject)
-            shown = _shown_numbers(session, study, [row.number for row in rows])
+            study, is_new = _open_study(storage, subject)
+            if is_new and trials.forget_mirrored(session, search_id):
+                return 1
         else:
             study = None
     if study is not None:
-        still_alone()
-        storage.add_trials(study, [_frozen_trial(row, subject) for row in rows if row.number not in shown])
+        storage.add_trials(study, [_frozen_trial(row, subject) for row in rows], TRIAL_NUMBER)
         if is_last:
             _complete_study(database, study, subject)
     with database.session() as session:
@@ -161,20 +160,21 @@ def study_name(spec: SearchSpec, search_id: UUID) -> str:
     return f"{spec.name}-{search_id.hex[:8]}"
 
 
-def _open_study(storage: StudyStorage, subject: _Subject) -> optuna.Study:
-    """The study of a search, made if it is missing. Two searches never share one, whatever they are called."""
+def _open_study(storage: StudyStorage, subject: _Subject) -> tuple[optuna.Study, bool]:
+    """The study of a search, made if it is missing, and whether it was. Two searches never share one."""
     search_id = subject.search.id
     for name in (study_name(subject.spec, search_id), f"{subject.spec.name}-{search_id.hex}"):
         study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
         attributes = study.user_attrs
         if attributes.get("search_id", str(search_id)) == str(search_id):
             break
-    if "search_id" not in attributes:
+    is_new = "search_id" not in attributes
+    if is_new:
         study.set_metric_names([OBJECTIVE])
         # The identity comes last: where it stands the description is complete.
         for key, value in {**_description(subject), "search_id": str(search_id)}.items():
             study.set_user_attr(key, value)
-    return study
+    return study, is_new
 
 
 def _description(subject: _Subject) -> dict[str, Any]:
@@ -194,21 +194,6 @@ def _description(subject: _Subject) -> dict[str, Any]:
         "confidence": spec.confidence,
         "units": list(subject.unit_names),
     }
-
-
-def _shown_numbers(session: Session, study: optuna.Study, numbers: Sequence[int]) -> set[int]:
-    """Those of our trials' numbers that the study shows already.
-
-    Optuna's interface would read the whole study; its tables answer for these few.
-    """
-    query = f"""
-        select a.value_json
-        from {STUDY_SCHEMA}.trials t join {STUDY_SCHEMA}.trial_user_attributes a using (trial_id)
-        where t.study_id = :study and a.key = :key and a.value_json = any(:numbers)
-    """
-    values = {"study": study._study_id, "key": TRIAL_NUMBER, "numbers": [json.dumps(number) for number in numbers]}
-    found = session.scalars(text(query), values)
-    return {int(number) for number in found}
 
 
 def _frozen_trial(row: TrialRow, subject: _Subject) -> FrozenTrial:

@@ -31,23 +31,27 @@ class StudyStorage(RDBStorage):
         feasible = [trial for trial in complete if all(value <= 0 for value in trial.constraints.values())]
         return min(feasible, key=lambda trial: trial.value or 0.0) if feasible else super().get_best_trial(study_id)
 
-    def add_trials(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        """Add finished trials, all or none.
+    def add_trials(self, study: optuna.Study, trials: Sequence[FrozenTrial], identity: str) -> None:
+        """Add finished trials, all or none, save those that are there already.
 
         What ``study.add_trials`` leaves in the tables, which asks Postgres forty times for each: here all go together.
 
         Args:
             study: one of this storage.
             trials: of one objective, without intermediate values.
+            identity: the user attribute, a number, that tells one trial of the study from another.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: they could not be written.
+            KeyError: there is no such study.
         """
         study_id = study._study_id
         with Session(self.engine) as session, session.begin():
-            # Trials are numbered within their study, so only one at a time adds to it.
+            # Trials are numbered within their study, so only one at a time adds to it, and sees what is there.
             models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
             first = session.scalars(select(func.count()).where(models.TrialModel.study_id == study_id)).one()
+            shown = _shown(session, study_id, identity, [trial.user_attrs[identity] for trial in trials])
+            trials = [trial for trial in trials if trial.user_attrs[identity] not in shown]
             rows = [
                 models.TrialModel(
                     study_id=study_id,
@@ -76,6 +80,18 @@ def open_study_storage(database: Database) -> StudyStorage:
     with database.session() as session:
         session.execute(text("select pg_advisory_xact_lock(:key)"), {"key": TABLES_LOCK})
         return StudyStorage(database.optuna_url, engine_kwargs={"pool_size": POOL_SIZE, "pool_pre_ping": True})
+
+
+def _shown(session: Session, study_id: int, identity: str, numbers: Sequence[int]) -> set[int]:
+    """Those of the numbers that trials of the study have."""
+    attribute = models.TrialUserAttributeModel
+    found = session.scalars(
+        select(attribute.value_json)
+        .join(models.TrialModel, models.TrialModel.trial_id == attribute.trial_id)
+        .where(models.TrialModel.study_id == study_id, attribute.key == identity)
+        .where(attribute.value_json.in_([json.dumps(number) for number in numbers]))
+    )
+    return {int(number) for number in found}
 
 
 def _parts(row: models.TrialModel, trial: FrozenTrial) -> Iterable[models.BaseModel]:

@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from search_service import queue
+from search_service.domain.evaluation import DIVERGED_QUALITY
 from search_service.domain.search import Phase
 from search_service.domain.trial import TrialState
 from search_service.storage import searches, tokens, trials
@@ -88,7 +89,7 @@ def test_no_such_search(client: TestClient, name: str, rest: str) -> None:
 def test_the_front_grows(client: TestClient, database: Database, spec: dict[str, Any]) -> None:
     search = submit(client, spec, max_degradation=0.02)
     path = f"/v1/searches/{search}/front"
-    assert client.get(path).json() == {"max_degradation": 0.02, "best": None, "trials": []}
+    assert client.get(path).json() == {"max_degradation": 0.02, "best": None, "trials": [], "latency_ratio": None}
     with database.session() as session:
         new = [trials.NewTrial(f"{row:05b}", "group", row * 0.001) for row in range(1, 5)]
         trials.add_many(session, UUID(search), new)
@@ -96,8 +97,10 @@ def test_the_front_grows(client: TestClient, database: Database, spec: dict[str,
         losing.state, losing.degradation = TrialState.DROPPED, 0.1
         good.state, good.degradation = TrialState.SURVIVED, 0.01
         dominated.state, dominated.degradation = TrialState.SURVIVED, 0.015
+        losing.quality, good.quality = DIVERGED_QUALITY / 300, 0.8
     front = client.get(path).json()
     assert [trial["number"] for trial in front["trials"]] == [0, 1]
+    assert [trial["quality"] for trial in front["trials"]] == [None, 0.8]  # adaptation diverged: that is no figure
     assert front["best"]["number"] == 1
 
 

@@ -140,7 +140,7 @@ class MadeUpFronts:
             for number, degradation in enumerate(degradations)
         ]
         best = next((trial for trial in trials if trial["state"] == "survived"), None)
-        self._front = {"max_degradation": max_degradation, "best": best, "trials": trials}
+        self._front = {"max_degradation": max_degradation, "best": best, "trials": trials, "latency_ratio": None}
 
     def front(self, search_id: str) -> dict[str, Any]:
         return self._front

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from statistics import median
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search_service.domain.search import MetaTraining, NetworkSpec, SearchSpec, TaskFamily
+from search_service.domain.trial import TrialState
 from search_service.storage import searches, trial_lists, trials
 from search_service.storage.database import Database
 
@@ -40,8 +44,10 @@ def test_the_front_is_what_no_faster_one_beats(
             trial.degradation, trial.latency_s = degradation, latency
         session.flush()
         shown = {trial.candidate for trial in trial_lists.front(session, row.id)}
+    both = [latency / predicted for predicted, _, latency in figures if latency is not None]
+    ratio = median(both) if both else 1.0
     judged = [
-        (latency or predicted, degradation, name)
+        (latency or predicted * ratio, degradation, name)
         for name, (predicted, degradation, latency) in zip(names, figures, strict=True)
         if degradation is not None
     ]
@@ -49,3 +55,33 @@ def test_the_front_is_what_no_faster_one_beats(
         mine[2] for mine in judged if not any(other < mine and other[1] <= mine[1] for other in judged if other != mine)
     }
     assert shown == expected
+
+
+def test_predictions_are_compared_as_what_they_would_measure(database: Database) -> None:
+    with database.session() as session:
+        row = searches.add(session, SPEC)
+        names = ["00001", "00010", "00100", "01000"]
+        trials.add_many(session, row.id, [trials.NewTrial(name, "group", at) for at, name in enumerate(names, start=1)])
+        first, second, timed, slower = trials.of_search(session, row.id)
+        for trial, degradation in ((first, 0.3), (second, 0.2), (timed, 0.25), (slower, 0.1)):
+            trial.state, trial.degradation = TrialState.SURVIVED, degradation
+        session.flush()
+        assert trial_lists.latency_ratio(session, row.id) is None
+        timed.latency_s = 0.3  # a tenth of what was predicted: the others are compiled, too
+        session.flush()
+        assert trial_lists.latency_ratio(session, row.id) == pytest.approx(0.1)
+        assert [trial.candidate for trial in trial_lists.front(session, row.id)] == ["00001", "00010", "01000"]
+        best = trial_lists.best(session, row.id)
+        assert best is not None
+        assert best.candidate == "00001"
+
+
+def test_a_long_front_is_all_there(database: Database) -> None:
+    with database.session() as session:
+        row = searches.add(session, SPEC)
+        new = [trials.NewTrial(f"{at:07b}", "group", float(at)) for at in range(1, 121)]
+        trials.add_many(session, row.id, new)
+        for trial in trials.of_search(session, row.id):
+            trial.degradation = 1.0 - trial.number * 0.001
+        session.flush()
+        assert [trial.number for trial in trial_lists.front(session, row.id)] == list(range(120))

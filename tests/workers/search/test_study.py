@@ -382,3 +382,38 @@ def test_what_cannot_be_drawn_keeps_nothing_else_from_being_shown(
     assert study.user_attrs["answer"] == "00111@2"
     with database.session() as session:
         assert searches.get(session, search_id).mirrored_at is not None
+
+
+def test_a_study_that_somebody_deletes_while_its_search_goes_on_is_written_anew(
+    database: Database, storage: StudyStorage, search_id: UUID
+) -> None:
+    drop(database, search_id, "001")
+    drop(database, search_id, "010")
+    assert mirror(database, storage) == 2
+    optuna.delete_study(study_name=study_of(storage, search_id).study_name, storage=storage)
+    drop(database, search_id, "100")
+    while mirror(database, storage):
+        pass
+    assert shown(study_of(storage, search_id)).keys() == {"001", "010", "100"}
+
+
+def test_the_lag_is_told_by_whoever_mirrors_even_where_that_fails(
+    database: Database, storage: StudyStorage, search_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(database, search_id, "001")
+    with database.session() as session:
+        searches.cancel(session, searches.lock(session, search_id))
+
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    lags: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "add_trials", fail)
+        for _ in range(2):
+            with pytest.raises(OSError, match="the disk is full"):
+                mirror(database, storage, tell_lag=lags.append)
+    assert mirror(database, storage, tell_lag=lags.append) == 1
+    mirror(database, storage, tell_lag=lags.append)
+    assert 0 < lags[0] < lags[1] < lags[2]
+    assert lags[3] == 0

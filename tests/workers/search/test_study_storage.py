@@ -45,11 +45,11 @@ def test_trials_are_what_optuna_itself_would_have_stored(storage: StudyStorage) 
         made_up_trial(1),
         made_up_trial(2, value=float("inf")),
         made_up_trial(3, state=OptunaState.PRUNED, value=None),
-        made_up_trial(4, params={}, distributions={}, user_attrs={}, system_attrs={}, constraints=None),
+        made_up_trial(4, params={}, distributions={}, user_attrs={"number": 4}, system_attrs={}, constraints=None),
     ]
     ours, theirs = (optuna.create_study(storage=storage, study_name=name) for name in ("ours", "theirs"))
     for part in (trials[:1], trials[1:], []):
-        storage.add_trials(ours, part)
+        storage.add_trials(ours, part, "number")
         theirs.add_trials(part)
 
     def seen(name: str) -> list[dict[str, Any]]:
@@ -67,14 +67,21 @@ def open_again(storage: StudyStorage) -> StudyStorage:
 
 def test_trials_are_added_all_or_none(storage: StudyStorage) -> None:
     study = optuna.create_study(storage=storage, study_name="a study")
-    spoilt = made_up_trial(2, user_attrs={"k" * 3000: "a key that the table has no room for"})
+    spoilt = made_up_trial(2, user_attrs={"number": 2, "k" * 3000: "a key that the table has no room for"})
     with pytest.raises(SQLAlchemyError):
-        storage.add_trials(study, [made_up_trial(1), spoilt])
+        storage.add_trials(study, [made_up_trial(1), spoilt], "number")
     assert study.trials == []
 
 
-def test_processes_that_add_at_once_number_no_two_alike(storage: StudyStorage) -> None:
+def test_those_who_add_at_once_double_none_and_number_no_two_alike(storage: StudyStorage) -> None:
     study = optuna.create_study(storage=storage, study_name="a study")
+    other = optuna.create_study(storage=storage, study_name="another study")
+    storage.add_trials(other, [made_up_trial(1)], "number")
+
+    def add(first: int) -> None:
+        storage.add_trials(study, [made_up_trial(first), made_up_trial(first + 1)], "number")
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: storage.add_trials(study, [made_up_trial(1), made_up_trial(2)]), range(8)))
-    assert sorted(trial.number for trial in study.trials) == list(range(16))
+        list(pool.map(add, [1, 2, 3, 4, 1, 2, 3, 4]))
+    assert sorted(trial.user_attrs["number"] for trial in study.trials) == [1, 2, 3, 4, 5]
+    assert sorted(trial.number for trial in study.trials) == list(range(5))

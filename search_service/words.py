@@ -1,9 +1,11 @@
-"""Figures as people read them. No figure stands without its unit."""
+"""Figures and facts as people read them, on the report pages and in the command line. No figure without its unit."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from search_service.domain.search import Phase
 
@@ -20,6 +22,15 @@ PHASES = {
     Phase.RETRAINING: "Train on under the answer",
     Phase.RETRAINED_CERTIFICATE: "Prove that again",
 }
+
+METHODS = {
+    "betting": "betting test, valid for any distribution of losses however often one looks",
+    "empirical_bernstein": "empirical-Bernstein bound, valid for any distribution of losses however often one looks",
+    "asymptotic": "asymptotic confidence sequence, without guarantee where losses are rare and large",
+}
+"""What each certificate promises."""
+MOST_NAMED = 6
+"""Candidates of a list that are named."""
 
 
 def phase(name: str) -> str:
@@ -119,6 +130,22 @@ def at_most(value: float) -> str:
     # Figures that are exact so far must not go up for the last bit of a division.
     text = _digits(math.ceil(value / size - 1e-9) * size, 2)
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def few(candidates: Sequence[str]) -> str:
+    """The first of many."""
+    more = len(candidates) - MOST_NAMED
+    return ", ".join(candidates[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def device(fingerprint: dict[str, Any]) -> str:
+    """What a fingerprint says to people."""
+    parts = [str(fingerprint.get("gpu") or fingerprint.get("processor") or fingerprint.get("class", "unknown"))]
+    if threads := fingerprint.get("threads"):
+        parts.append("1 thread" if threads == 1 else f"{threads} threads")
+    if version := fingerprint.get("torch"):
+        parts.append(f"torch {version}")
+    return ", ".join(parts)
 
 
 def _digits(value: float, digits: int) -> str:
