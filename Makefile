@@ -43,12 +43,14 @@ docs: $(INSTALLED) ## build the documentation site in build/docs; a warning or a
 secrets: ## make the secrets of docker compose, once
 	deploy/make-secrets
 
-bench: $(INSTALLED) ## measure adaptation, judging, meta-training, latency model and error rates (more than an hour)
+bench: $(INSTALLED) ## measure adaptation, judging, meta-training, statistics, search and service (about two hours)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)
 	$(BIN)/python -m benchmarks.judging $(ARGS)
 	$(BIN)/python -m benchmarks.latency_model $(ARGS)
 	$(BIN)/python -m benchmarks.meta_training $(ARGS)
 	$(BIN)/python -m benchmarks.error_rates $(ARGS)
+	$(BIN)/python -m benchmarks.search $(ARGS)
+	$(BIN)/python -m benchmarks.service $(ARGS)
 
 format: $(INSTALLED) ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix-only --quiet .
