@@ -25,7 +25,7 @@ up: $(INSTALLED) ## run the whole service here until Ctrl-C, and say where to op
 test: $(INSTALLED) ## run the tests, or some of them: make test ARGS="tests/workers -k judging"
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest --ignore tests/system --numprocesses auto --maxprocesses 8
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest tests/system --numprocesses 2
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
