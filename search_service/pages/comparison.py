@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from search_service.domain.candidate import Candidate
 from search_service.domain.evaluation import known_mean
 from search_service.domain.lambda_pattern import LambdaPattern
-from search_service.domain.result import FrontPoint, PatternFigures, Proved, SearchResult
+from search_service.domain.result import PatternFigures, SearchResult
 from search_service.domain.search import SearchSpec
 from search_service.domain.trial import TrialState
 from search_service.pages.grids import Grid, grid_of
@@ -100,68 +100,55 @@ def _part(name: str, texts: Sequence[str], result: SearchResult, spec: SearchSpe
     """What the search knows of a part of the network adapting alone, for the most steps that it judged."""
     units = result.baseline.units
     for text in texts:
-        found = next(_known(text, result, spec, trials), None)
-        if found is not None:
-            latency_s, is_predicted, speedup, over_plain, quality, degradation, judged_on = found
-            return Way(
-                name=f"{name}, {_steps(Candidate.parse(text).steps)}",
-                grid=grid_of(text, units),
-                latency_s=latency_s,
-                is_predicted=is_predicted,
-                speedup=speedup,
-                speedup_over_plain=over_plain,
-                quality=quality,
-                degradation=degradation,
-                judged_on=judged_on,
-            )
+        named = f"{name}, {_steps(Candidate.parse(text).steps)}"
+        known = next(_known(named, grid_of(text, units), text, result, spec, trials), None)
+        if known is not None:
+            return known
     return Way(name=name, grid=grid_of(texts[0], units), judged_on="not judged by this search")
 
 
-_Known = tuple[float | None, bool, float | None, float | None, float | None, float | None, str]
-
-
-def _known(text: str, result: SearchResult, spec: SearchSpec, trials: dict[str, TrialRow]) -> Iterator[_Known]:
+def _known(
+    name: str, grid: Grid, text: str, result: SearchResult, spec: SearchSpec, trials: dict[str, TrialRow]
+) -> Iterator[Way]:
     """What is known of a candidate, the best kind of knowledge first."""
-    yield from (_of_proof(entry) for entry in result.proved if entry.candidate == text)
-    yield from (_of_front(entry, result) for entry in result.front if entry.candidate == text)
+    for proved in result.proved:
+        if proved.candidate == text:
+            yield Way(
+                name=name,
+                grid=grid,
+                latency_s=proved.latency_s,
+                speedup=proved.speedup,
+                speedup_over_plain=proved.speedup_over_plain,
+                quality=proved.quality,
+                degradation=proved.degradation,
+                judged_on=f"confirmation, {proved.episodes} tasks: {proved.state}",
+            )
+    for point in result.front:
+        if point.candidate == text:
+            yield Way(
+                name=name,
+                grid=grid,
+                latency_s=point.latency_s,
+                speedup=point.speedup,
+                speedup_over_plain=_over_plain(point.speedup, result),
+                quality=point.quality,
+                degradation=point.degradation,
+                judged_on=f"validation, up to {result.search.episodes} tasks",
+            )
     trial = trials.get(text)
     if trial is not None and trial.blocks:
-        yield _of_trial(trial, result, spec)
-
-
-def _of_proof(proved: Proved) -> _Known:
-    on = f"confirmation, {proved.episodes} tasks: {proved.state}"
-    return (
-        proved.latency_s,
-        False,
-        proved.speedup,
-        proved.speedup_over_plain,
-        proved.quality,
-        proved.degradation,
-        on,
-    )
-
-
-def _of_front(point: FrontPoint, result: SearchResult) -> _Known:
-    on = f"validation, up to {result.search.episodes} tasks"
-    over_plain = _over_plain(point.speedup, result)
-    return point.latency_s, False, point.speedup, over_plain, point.quality, point.degradation, on
-
-
-def _of_trial(trial: TrialRow, result: SearchResult, spec: SearchSpec) -> _Known:
-    measured = trial.latency_s is not None
-    on = f"validation, {trial.blocks * spec.episodes.block} tasks"
-    if trial.state == TrialState.DROPPED:
-        on += ", then dropped"
-    return (
-        trial.latency_s if measured else trial.predicted_latency_s,
-        not measured,
-        trial.speedup,
-        None if trial.speedup is None else _over_plain(trial.speedup, result),
-        known_mean(trial.quality),
-        trial.degradation,
-        on,
-    )
+        tasks = f"validation, {trial.blocks * spec.episodes.block} tasks"
+        yield Way(
+            name=name,
+            grid=grid,
+            latency_s=trial.predicted_latency_s if trial.latency_s is None else trial.latency_s,
+            is_predicted=trial.latency_s is None,
+            speedup=trial.speedup,
+            speedup_over_plain=None if trial.speedup is None else _over_plain(trial.speedup, result),
+            quality=known_mean(trial.quality),
+            degradation=trial.degradation,
+            judged_on=f"{tasks}, then dropped" if trial.state == TrialState.DROPPED else tasks,
+        )
 
 
 def _over_plain(speedup: float, result: SearchResult) -> float | None:
