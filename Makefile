@@ -43,7 +43,7 @@ docs: $(INSTALLED) ## build the documentation site in build/docs; a warning or a
 secrets: ## make the secrets of docker compose, once
 	deploy/make-secrets
 
-bench: $(INSTALLED) ## measure adaptation, judging, meta-training, statistics, search and service (about two hours)
+bench: $(INSTALLED) ## measure adaptation, judging, meta-training, statistics, search and service (more than an hour)
 	$(BIN)/python -m benchmarks.adaptation $(ARGS)
 	$(BIN)/python -m benchmarks.judging $(ARGS)
 	$(BIN)/python -m benchmarks.latency_model $(ARGS)

@@ -10,6 +10,8 @@ from typing import Any
 from search_service.domain.search import Phase
 
 NOTHING = "–"
+Z95 = 1.96
+"""Standard errors on each side of a two-sided 95 % interval."""
 LEAST_FIGURE = 0.0005
 """Below this a figure has more than four places."""
 PHASES = {

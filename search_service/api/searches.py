@@ -15,9 +15,9 @@ from search_service import lifecycle
 from search_service.api import paging
 from search_service.api.access import Caller, Reader, Submitter
 from search_service.api.context import AppSettings, Db, SearchId
+from search_service.api.examples import SPEC_EXAMPLES
 from search_service.api.schemas import (
     PREFIX,
-    SPEC_EXAMPLES,
     Change,
     FrontView,
     Problem,

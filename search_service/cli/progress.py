@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column, Table
 from rich.text import Text
 
+from search_service import words
 from search_service.client import Client, FrontView, SearchView, TrialView
 from search_service.domain.search import Phase, SearchStatus
 
@@ -24,7 +25,6 @@ FRONT_ROWS = 8  # candidates of the front that are shown
 ROWS_OVER = 3  # of them, at least so many that lose too much
 BAR_WIDTH = 20  # characters
 REFRESH_RATE = 4  # pictures a second
-Z95 = 1.96  # standard errors on each side of a two-sided 95 % interval
 
 LABELS = {phase: phase.value.replace("_", "-") for phase in Phase}
 
@@ -106,7 +106,7 @@ def front_table(front: FrontView) -> Table:
             Text(trial["candidate"]),
             latency_ms(trial, front["latency_ratio"] or 1.0),
             "" if trial["speedup"] is None else f"{trial['speedup']:.1f}x",
-            f"{loss:+.4f} ± {Z95 * error:.4f}",
+            f"{loss:+.4f} ± {words.Z95 * error:.4f}",
             Bar(2 * threshold, 0, max(loss, 0.0), color="green" if loss <= threshold else "red"),
             trial["state"],
             style="bold" if trial["candidate"] == best else "",

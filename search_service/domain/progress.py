@@ -47,10 +47,11 @@ def outlook(
     if phase is None:
         return Outlook(share=0.0, left_s=None)
     done_s = sum(finished_s.values())
-    usual = USUAL_S.get(phase, 60.0) * _pace(finished_s)
+    pace = _pace(finished_s)
+    usual = pace * USUAL_S.get(phase, 60.0)
     # The present phase by its own pace, as soon as it has one; the others by what they usually take.
     present_s = seconds_in_phase / phase_share if phase_share > 0.01 else max(usual, seconds_in_phase)
-    later_s = _pace(finished_s) * sum(seconds for later, seconds in USUAL_S.items() if _comes_after(later, phase))
+    later_s = pace * sum(seconds for later, seconds in USUAL_S.items() if _comes_after(later, phase))
     total_s = done_s + present_s + later_s
     passed_s = done_s + min(seconds_in_phase, present_s)
     share = passed_s / total_s if total_s else 0.0

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from search_service.api import paging, problems
 from search_service.api.access import Caller, Reader, Submitter
 from search_service.api.context import AppSettings, Db
-from search_service.api.schemas import SPEC_EXAMPLES, SearchView
+from search_service.api.examples import SPEC_EXAMPLES
+from search_service.api.schemas import SearchView
 from search_service.api.submission import submit
 from search_service.domain.errors import FieldProblem, LambdaSearchError, UnreadableSpec
 from search_service.domain.evaluation import content_key

@@ -17,7 +17,6 @@ from search_service.domain.result import FrontPoint, PatternFigures, SearchResul
 from search_service.domain.trial import TrialState
 from search_service.storage.tables import TrialRow
 
-Z95 = 1.96  # standard errors on each side of a two-sided 95 % interval
 SPANS_BELOW = 8.0  # thresholds below the threshold that are in the picture
 MARGIN = 0.08  # of the heights
 MS = 1e3
@@ -199,7 +198,7 @@ def _trial_point(row: TrialRow, level: float, address: Address) -> Point | None:
     latency_s = row.predicted_latency_s if row.latency_s is None else row.latency_s
     if latency_s is None or row.degradation is None:
         return None
-    bar = None if row.degradation_se is None else Z95 * row.degradation_se
+    bar = None if row.degradation_se is None else words.Z95 * row.degradation_se
     kind = "predicted latency" if row.latency_s is None else "latency"
     return Point(
         candidate=row.candidate,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search_service.api.schemas import SPEC_EXAMPLES
+from search_service.api.examples import SPEC_EXAMPLES
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FILES = {"glyphs": "glyphs_5way_1shot", "omniglot": "omniglot_5way_1shot", "sinusoid": "sinusoid"}

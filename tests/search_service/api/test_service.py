@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from sqlalchemy import text
 
 from search_service.api.app import create_app
+from search_service.api.examples import SPEC_EXAMPLES
 from search_service.api.problems import PROBLEMS, kind_of
-from search_service.api.schemas import SPEC_EXAMPLES
 from search_service.domain.errors import DatabaseUnavailable, LambdaSearchError
 from search_service.settings import Settings
 from search_service.storage import codec
